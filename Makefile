@@ -1,0 +1,47 @@
+# make             build the programs into bin/
+# make test        format, lints, documentation, tests, and scenarios 3, 8 and 16
+# make test-root   what needs root: full disks, read-only folders, too few open files
+# make scenarios   the lab's scenarios, all or TESTS="3 12", ROUNDS=5 times, JOBS=4 rounds side by side
+# make run         three nodes lose their primary while lock_tester runs, and get it back
+# make clean       remove what was built
+# make help        this list
+
+PROGRAMS = lock_server lock_tester lock_demo rsm_tester rpctest
+TARGET   = $(or $(CARGO_TARGET_DIR),target)
+TESTS    =
+ROUNDS   = 1
+JOBS     = 4
+
+need = @command -v $(1) >/dev/null || { echo "make: $(1) is missing: install $(2)" >&2; exit 1; }
+
+.PHONY: build test test-root scenarios run clean help
+
+build:
+	$(call need,cargo,Rust (https://rustup.rs))
+	$(call need,perl,perl (Debian: perl-base))
+	cargo build --release --workspace
+	mkdir -p bin
+	install $(PROGRAMS:%=$(TARGET)/release/%) bin/
+
+test: build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
+	cargo test --workspace
+	test-scripts/scenarios.pl 3 8 16
+
+test-root: build
+	test-scripts/test-root.pl
+
+scenarios: build
+	test-scripts/scenarios.pl --rounds $(ROUNDS) --jobs $(JOBS) $(TESTS)
+
+run: build
+	test-scripts/demo.pl
+
+clean:
+	cargo clean
+	rm -rf bin
+
+help:
+	@sed -n '/^$$/q; s/^# //p' Makefile

@@ -1,0 +1,440 @@
+//! The node's knowledge of views, and the ways to change it (lab: `class config`).
+//!
+//! Invariants:
+//! 1. This state follows the acceptor's: a view is here once it is on the disk, and [`ViewChange::commit_change`] is
+//!    called after that, with no lock held, in order.
+//! 2. No round is started unless a majority of the view has answered a ping lately: nobody writes promises for ever
+//!    against a dead majority.
+//! 3. The heartbeat handler takes `config.state` for a moment; it waits for neither disk nor round (H13), and nothing
+//!    that a heartbeat says stops the node (H16).
+//! 4. Values are taken only from members of this node's own last view, or from the node that the owner says it joins
+//!    through; from a lab node only one at a time.
+//!
+//! Threads: the heartbeater. Handlers run where their bytes are read. Rounds run on the caller's thread.
+//! Locks: `config.state` ([`ranks::STATE`]).
+//!
+//! Deviations from the lab: another view number is no reason for a removal. A node that is behind asks a node that is
+//! ahead, by a prepare with n = 0, which asks for a value and for nothing else. A heartbeat is answered ERR with the
+//! *asker's* number by a node that wants to be removed; a lab node that asks removes it for any ERR. To a lab node that
+//! is behind for long we answer ERR, as the lab does: its round then learns the value.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rt::sync::{Condvar, Mutex};
+use rt::thread::{JoinHandle, Node};
+use rt::time::{Instant, now};
+use yfs_paxos::protocol::{HEARTBEAT, PREPAREREQ, PaxosStatus, PrepareArg};
+use yfs_paxos::{
+    Acceptor, Instance, LogError, OnFatal, Outcome, PaxosChange, ProposalNumber, Proposer, RestoreError, Value,
+};
+use yfs_rpc::{Handles, Server};
+
+use crate::detector::FailureDetector;
+use crate::view::{ViewId, Views};
+use crate::{Options, ranks};
+
+/// How long a caller waits for an upcall that another thread makes.
+const UPCALL_PATIENCE: Duration = Duration::from_secs(1);
+/// The total time of one question while catching up.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the layer above is told. Called with no lock held.
+#[doc(alias = "config_view_change")]
+pub trait ViewChange: Send + Sync {
+    /// View `vid` is committed. Called for each view once, in order; not for those known at the start.
+    fn commit_change(&self, vid: ViewId);
+
+    /// A majority of the view stopped answering, or answers again. For messages to operators.
+    fn majority_changed(&self, _present: bool) {}
+}
+
+pub(crate) struct State {
+    pub(crate) views: Views,
+    pub(crate) detector: FailureDetector,
+    /// When the last view was learnt.
+    pub(crate) changed: Instant,
+    /// A node that is ahead, and its view, to be asked.
+    pub(crate) ahead: Option<(String, ViewId)>,
+    /// Since when heartbeats show that this node is behind.
+    pub(crate) behind_since: Option<Instant>,
+    /// This node asks to be removed.
+    pub(crate) wants_out: bool,
+    /// This node may propose the removal of others.
+    pub(crate) may_remove: bool,
+    /// A view with the same members is wanted after this one.
+    pub(crate) same_wanted: Option<ViewId>,
+    /// While this node knows no view: who spoke of which.
+    pub(crate) heard: Option<(String, ViewId)>,
+    pub(crate) majority: bool,
+    pub(crate) change: Option<Weak<dyn ViewChange>>,
+    pub(crate) stopping: bool,
+    /// The heartbeater should look at once.
+    pub(crate) kicked: bool,
+}
+
+/// A node's views.
+#[doc(alias = "config")]
+pub struct Config {
+    pub(crate) weak: Weak<Config>,
+    pub(crate) options: Options,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) proposer: Proposer,
+    pub(crate) handles: Handles,
+    server: Server,
+    pub(crate) state: Mutex<State>,
+    /// Notified when: a view is committed, a ping is answered or ends, the heartbeater is kicked, the node stops.
+    pub(crate) changed: Condvar,
+    thread: Mutex<Option<JoinHandle>>,
+}
+
+impl Config {
+    /// Reads the node's log and registers its handlers. The owner then sets who is told ([`Config::set_view_change`]),
+    /// opens the port and calls [`Config::start`]. `on_fatal` is called when the log can't be written any more.
+    ///
+    /// # Errors
+    /// When the log can't be used.
+    pub fn new(options: Options, server: Server, handles: Handles, on_fatal: OnFatal) -> Result<Arc<Self>, LogError> {
+        let acceptor = Acceptor::open(&options.dir, &options.me, on_fatal)?;
+        let mut detector = FailureDetector::new(&options.me, options.timing.clone());
+        let mut views = Views::default();
+        for (instance, value) in acceptor.values() {
+            views.commit(ViewId(instance), &value);
+        }
+        if let Some(view) = views.last() {
+            detector.view_changed(view.members(), now());
+            tracing::info!(node = %options.me, vid = %views.vid(), members = %view, "view from the log");
+        }
+        let state = State {
+            views,
+            detector,
+            changed: now(),
+            ahead: None,
+            behind_since: None,
+            wants_out: false,
+            may_remove: true,
+            same_wanted: None,
+            heard: None,
+            majority: true,
+            change: None,
+            stopping: false,
+            kicked: false,
+        };
+        let config = Arc::new_cyclic(|weak: &Weak<Config>| Config {
+            weak: weak.clone(),
+            proposer: Proposer::new(acceptor.clone(), handles.clone()),
+            acceptor,
+            options,
+            handles,
+            server,
+            state: Mutex::new(ranks::STATE, state),
+            changed: Condvar::new(),
+            thread: Mutex::new(ranks::THREAD, None),
+        });
+        let weak = config.weak.clone();
+        config.acceptor.set_change(weak.clone());
+        config.acceptor.register(&config.server);
+        config.server.reg_inline(HEARTBEAT, move |m: String, vid: u32| match weak.upgrade() {
+            Some(config) => config.heartbeat(&m, ViewId(vid)),
+            None => (PaxosStatus::ERR, 0),
+        });
+        Ok(config)
+    }
+
+    /// Who is told of views. To be called before the port opens.
+    pub fn set_view_change(&self, change: Weak<dyn ViewChange>) {
+        self.state.lock().change = Some(change);
+    }
+
+    /// Starts the heartbeater.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(&self) -> std::io::Result<()> {
+        let weak = self.weak.clone();
+        let thread = Node::new(&self.options.me).spawn("heartbeater", move || crate::heartbeater::run(&weak))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Stops the heartbeater and waits for it, at most until `deadline`. False if it still runs then.
+    pub fn shutdown(&self, deadline: Instant) -> bool {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
+        let thread = self.thread.lock().take();
+        thread.is_none_or(|thread| thread.join_until(deadline))
+    }
+
+    /// The node's server, for the layers above to register with (lab: `get_rpcs`).
+    pub fn get_rpcs(&self) -> Server {
+        self.server.clone()
+    }
+
+    /// The node's clients of other nodes.
+    pub fn handles(&self) -> Handles {
+        self.handles.clone()
+    }
+
+    /// This node's name.
+    pub fn myaddr(&self) -> &str {
+        &self.options.me
+    }
+
+    /// The number of the last view; 0 if there is none.
+    pub fn vid(&self) -> ViewId {
+        self.state.lock().views.vid()
+    }
+
+    /// A view.
+    pub fn get_view(&self, vid: ViewId) -> Option<Value> {
+        self.state.lock().views.get(vid).cloned()
+    }
+
+    /// The last view and its number.
+    pub fn last_view(&self) -> Option<(ViewId, Value)> {
+        let state = self.state.lock();
+        Some((state.views.vid(), state.views.last()?.clone()))
+    }
+
+    /// Whether `m` is a member of view `vid`.
+    pub fn ismember(&self, m: &str, vid: ViewId) -> bool {
+        self.state.lock().views.get(vid).is_some_and(|view| view.contains(m))
+    }
+
+    /// Whether the Paxos log is empty: a new node, or one that lost its disk.
+    pub fn is_new(&self) -> bool {
+        self.acceptor.is_new()
+    }
+
+    /// While this node knows no view: a node that spoke of one, and which. A first node that hears this lost its disk.
+    pub fn heard_of_view(&self) -> Option<(String, ViewId)> {
+        self.state.lock().heard.clone()
+    }
+
+    /// Commits view 1, this node alone. For the first node of a new service only: its owner knows that it is one. False if
+    /// the log isn't empty.
+    ///
+    /// # Errors
+    /// When the log can't be written.
+    pub fn bootstrap(&self) -> Result<bool, LogError> {
+        self.acceptor.bootstrap()
+    }
+
+    /// The Paxos log as text, for a node that joins.
+    pub fn dump(&self) -> String {
+        self.acceptor.dump()
+    }
+
+    /// Takes over the views of another node's log that are missing here; own promises stay (H27). Returns the last view's
+    /// number.
+    ///
+    /// # Errors
+    /// When the text isn't a log that goes on where this one ends, or this one can't be written.
+    pub fn restore(&self, log: &str) -> Result<ViewId, RestoreError> {
+        let vid = ViewId(self.acceptor.restore(log)?);
+        self.wait_for(vid);
+        Ok(vid)
+    }
+
+    /// Proposes view `vid + 1` with `new_m` as the last member. [`Outcome::Decided`] means that it was added by a ballot
+    /// of this call's own.
+    pub fn add(&self, new_m: &str, vid: ViewId) -> Outcome {
+        self.propose(Some(vid), |view| view.with(new_m).ok())
+    }
+
+    /// Proposes the view without `m`.
+    pub fn remove(&self, m: &str) -> Outcome {
+        self.propose(None, |view| view.contains(m).then(|| view.without(m).ok()).flatten())
+    }
+
+    /// Proposes a view with the same members.
+    pub fn propose_same(&self) -> Outcome {
+        self.propose(None, |view| Some(view.clone()))
+    }
+
+    /// Runs one round for the view after the last one (which must be `vid`, if that is given).
+    pub(crate) fn propose(&self, vid: Option<ViewId>, next: impl FnOnce(&Value) -> Option<Value>) -> Outcome {
+        let Some((last, view)) = self.last_view() else { return Outcome::Impossible };
+        if vid.is_some_and(|vid| vid != last) {
+            return Outcome::Old;
+        }
+        let Some(value) = next(&view).filter(|_| view.contains(&self.options.me)) else { return Outcome::Impossible };
+        let present = self.probe(FailureDetector::has_majority);
+        self.note_majority(present);
+        if !present {
+            return Outcome::NoMajority;
+        }
+        let outcome = self.proposer.run(last.next().0, &view, &value);
+        if outcome.is_decided() {
+            self.wait_for(last.next());
+        }
+        outcome
+    }
+
+    /// Whether a round of this node is running. Doesn't wait for it (H13).
+    pub fn isrunning(&self) -> bool {
+        self.proposer.isrunning()
+    }
+
+    /// The layer above has seen a call to `name` fail: it is pinged at once, and removed if it is gone.
+    pub fn suspect(&self, name: &str) {
+        let mut state = self.state.lock();
+        if state.detector.doubt(name) {
+            state.kicked = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether all members answer now. Blocks for at most a ping's time.
+    pub fn all_answer(&self) -> bool {
+        self.probe(FailureDetector::has_all)
+    }
+
+    /// While true, heartbeats are answered "remove me". Ends by itself with a view that doesn't name this node.
+    pub fn ask_removal(&self, wanted: bool) {
+        self.state.lock().wants_out = wanted;
+    }
+
+    /// Asks `name`, which the owner trusts, for the views after the last one, until it knows no more; of a lab node only
+    /// one is asked for. Blocks. Returns the last view's number.
+    pub fn catch_up_from(&self, name: &str) -> ViewId {
+        while self.ask_for_next(name) && self.is_ours(name) {}
+        self.vid()
+    }
+
+    /// Whether `name` is known to be no lab node: it has told so when this node's client bound to it.
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
+        self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours())
+    }
+
+    /// One step of catching up: true if `name` knew the next view.
+    pub(crate) fn ask_for_next(&self, name: &str) -> bool {
+        let instance = self.vid().next().0;
+        let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
+        let Ok(client) = self.handles.client(name) else { return false };
+        match client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT) {
+            Ok((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
+                let committed = self.acceptor.commit(instance, &res.v_a);
+                if committed {
+                    tracing::debug!(node = %self.options.me, peer = name, vid = instance, "caught up");
+                    self.wait_for(ViewId(instance));
+                }
+                committed
+            }
+            _ => false,
+        }
+    }
+
+    /// Simulates failures, for the tester: 3 and 4 are the proposer's.
+    pub fn breakpoint(&self, b: i32) {
+        self.proposer.breakpoint(b);
+    }
+
+    /// Waits a moment for a view that is decided to be told here.
+    fn wait_for(&self, vid: ViewId) {
+        let deadline = now() + UPCALL_PATIENCE;
+        let mut state = self.state.lock();
+        while state.views.vid() < vid && self.changed.wait_until(&mut state, deadline) {}
+    }
+
+    /// Handler: a member says in which view it is (invariant 3).
+    fn heartbeat(&self, m: &str, vid: ViewId) -> (PaxosStatus, i32) {
+        let patience = self.options.timing.mismatch;
+        let mut state = self.state.lock();
+        let mine = state.views.vid();
+        let trusted = state.views.is_member(m);
+        if mine == ViewId(0) && vid > mine {
+            state.heard = Some((m.to_owned(), vid));
+        }
+        if state.wants_out {
+            return (PaxosStatus::ERR, vid.0.cast_signed());
+        }
+        let ok = if vid == mine || !trusted {
+            vid == mine
+        } else if vid > mine {
+            let since = *state.behind_since.get_or_insert_with(now);
+            self.follow(&mut state, m, vid);
+            since.elapsed() < patience
+        } else {
+            state.changed.elapsed() < patience || self.proposer.isrunning()
+        };
+        (if ok { PaxosStatus::OK } else { PaxosStatus::ERR }, mine.0.cast_signed())
+    }
+
+    /// Tells the layer above if a majority was lost, or is back.
+    pub(crate) fn note_majority(&self, present: bool) {
+        let change = {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.majority, present) == present {
+                return;
+            }
+            state.change.as_ref().and_then(Weak::upgrade)
+        };
+        if present {
+            tracing::info!(node = %self.options.me, "a majority answers again");
+        } else {
+            tracing::warn!(node = %self.options.me, "no majority of the view answers: no view can be formed");
+        }
+        if let Some(change) = change {
+            change.majority_changed(present);
+        }
+    }
+
+    /// Has the heartbeater ask `peer`, which is ahead.
+    pub(crate) fn follow(&self, state: &mut State, peer: &str, vid: ViewId) {
+        if state.ahead.is_none() {
+            state.ahead = Some((peer.to_owned(), vid));
+            state.kicked = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl PaxosChange for Config {
+    fn paxos_commit(&self, instance: Instance, value: &Value) {
+        let vid = ViewId(instance);
+        let (change, left) = {
+            let mut state = self.state.lock();
+            let before = state.views.last().cloned();
+            if !state.views.commit(vid, value) {
+                return;
+            }
+            let time = now();
+            state.changed = time;
+            state.behind_since = None;
+            state.wants_out &= value.contains(&self.options.me);
+            state.detector.view_changed(value.members(), time);
+            state.kicked = true;
+            let left: Vec<String> = before
+                .iter()
+                .flat_map(|view| view.members())
+                .filter(|m| !value.contains(m) && **m != self.options.me)
+                .cloned()
+                .collect();
+            (state.change.as_ref().and_then(Weak::upgrade), left)
+        };
+        self.changed.notify_all();
+        tracing::info!(node = %self.options.me, vid = %vid, members = %value, "view");
+        for name in left {
+            self.handles.forget(&name);
+        }
+        if let Some(change) = change {
+            change.commit_change(vid);
+        }
+    }
+
+    fn fallen_behind(&self, peer: &str, instance: Instance) {
+        let mut state = self.state.lock();
+        if state.views.vid() == ViewId(0) {
+            state.heard = Some((peer.to_owned(), ViewId(instance.saturating_sub(1))));
+        } else {
+            self.follow(&mut state, peer, ViewId(instance.saturating_sub(1)));
+        }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Config({})", self.options.me)
+    }
+}

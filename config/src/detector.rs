@@ -1,0 +1,257 @@
+//! Who seems to be gone (lab: inside `config::heartbeater` and `doheartbeat`).
+//!
+//! Pure: events and the time come in, whom to ping and whom to suspect come out.
+//!
+//! Roles are the lab's: the smallest member (by its name as a string) pings all, the others ping the smallest; whoever
+//! the layer above has doubts about ([`FailureDetector::doubt`]) is pinged too.
+//!
+//! A member is suspected when, since the first ping that it hasn't answered, it
+//! 1. refuses connections for [`Timing::refused`], or
+//! 2. is silent for [`Timing::silence`] of this node's own running time;
+//!
+//! or when, though it answers,
+//!
+//! 3. it stays behind for [`Timing::mismatch`] (one that is ahead is no suspect: this node is the one to catch up), or
+//! 4. it asks to be removed.
+//!
+//! Nobody is suspected within [`Timing::newcomer`] of becoming a member, nor in a round in which this node finds that it
+//! was itself stopped or starved: then its memory of others' silence is moved forward by the time that it missed.
+//!
+//! Deviations from the lab: one ping unanswered, or another view number, is no reason for a removal there (L1).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rt::time::Instant;
+
+use crate::Timing;
+use crate::roles::Standing;
+
+/// Why a member should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its port refuses connections.
+    Refused,
+    /// It doesn't answer.
+    Silent,
+    /// It stays behind.
+    Behind,
+    /// It asks to be removed.
+    Asked,
+}
+
+/// What a member's answer to a ping says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pong {
+    /// It is in the same view, or ahead.
+    Well,
+    /// It is in an earlier view.
+    Behind,
+    /// "Remove me."
+    Remove,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    /// It is no lab node, as far as is known.
+    ours: bool,
+    /// A ping is under way.
+    outstanding: bool,
+    /// When the last ping was sent.
+    pinged: Option<Instant>,
+    /// When the first ping was sent that hasn't been answered.
+    waiting_since: Option<Instant>,
+    refused_since: Option<Instant>,
+    answered: Option<Instant>,
+    behind_since: Option<Instant>,
+    asked: bool,
+    doubted: bool,
+    spared_until: Option<Instant>,
+}
+
+/// What one member knows of the others' lives.
+#[derive(Clone, Debug)]
+pub struct FailureDetector {
+    me: String,
+    timing: Timing,
+    /// The other members of the view; empty if this node isn't one.
+    peers: BTreeMap<String, Peer>,
+    members: usize,
+    ticked: Option<Instant>,
+    /// This round nobody is suspected.
+    late: bool,
+}
+
+impl FailureDetector {
+    /// Knows nobody yet.
+    pub fn new(me: &str, timing: Timing) -> Self {
+        FailureDetector { me: me.to_owned(), timing, peers: BTreeMap::new(), members: 0, ticked: None, late: false }
+    }
+
+    /// A new view.
+    pub fn view_changed(&mut self, members: &[String], now: Instant) {
+        let member = members.contains(&self.me);
+        self.members = if member { members.len() } else { 0 };
+        let mut before = std::mem::take(&mut self.peers);
+        for name in members.iter().filter(|m| member && **m != self.me) {
+            let peer = match before.remove(name) {
+                Some(peer) => Peer { behind_since: None, asked: false, doubted: false, ..peer },
+                None => Peer { spared_until: Some(now + self.timing.newcomer), ..Peer::default() },
+            };
+            self.peers.insert(name.clone(), peer);
+        }
+    }
+
+    /// The heartbeater looks again. Finds out whether this node was stopped or starved since the last time.
+    pub fn tick(&mut self, now: Instant) {
+        let missed = self.ticked.map_or(Duration::ZERO, |before| (now - before).saturating_sub(self.timing.tick));
+        self.ticked = Some(now);
+        self.late = missed >= self.timing.late;
+        if self.late {
+            for peer in self.peers.values_mut() {
+                for since in [&mut peer.waiting_since, &mut peer.behind_since].into_iter().flatten() {
+                    *since = (*since + missed).min(now);
+                }
+            }
+        }
+    }
+
+    /// Whom to ping now.
+    pub fn to_ping(&self, now: Instant) -> Vec<String> {
+        let smallest = self.peers.keys().next();
+        let me_first = smallest.is_none_or(|smallest| self.me < *smallest);
+        let due = |peer: &Peer| peer.pinged.is_none_or(|at| now - at >= self.timing.interval);
+        // Whoever owes an answer is asked again, whatever the roles.
+        let mine = |name: &String, peer: &Peer| {
+            me_first || Some(name) == smallest || peer.doubted || peer.waiting_since.is_some()
+        };
+        self.peers
+            .iter()
+            .filter(|(name, peer)| !peer.outstanding && due(peer) && mine(name, peer))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Everybody who can be pinged now, whatever the roles.
+    pub fn everybody(&self) -> Vec<String> {
+        self.peers.iter().filter(|(_, peer)| !peer.outstanding).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// All other members.
+    pub fn peers(&self) -> Vec<String> {
+        self.peers.keys().cloned().collect()
+    }
+
+    /// A ping has been sent.
+    pub fn pinged(&mut self, name: &str, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(name) {
+            peer.outstanding = true;
+            peer.pinged = Some(now);
+            peer.waiting_since.get_or_insert(now);
+        }
+    }
+
+    /// A ping has been answered.
+    pub fn answered(&mut self, name: &str, pong: Pong, now: Instant) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        peer.outstanding = false;
+        peer.waiting_since = None;
+        peer.doubted = false;
+        peer.answered = Some(now);
+        peer.asked = pong == Pong::Remove;
+        match pong {
+            Pong::Behind => drop(peer.behind_since.get_or_insert(now)),
+            Pong::Well | Pong::Remove => peer.behind_since = None,
+        }
+    }
+
+    /// A ping has ended without an answer. What was waited for is waited for still.
+    pub fn unanswered(&mut self, name: &str) {
+        if let Some(peer) = self.peers.get_mut(name) {
+            peer.outstanding = false;
+        }
+    }
+
+    /// What the connection to a member says: since when it is refused, and whether the peer is no lab node.
+    pub fn observe(&mut self, name: &str, refused_since: Option<Instant>, ours: bool) {
+        if let Some(peer) = self.peers.get_mut(name) {
+            peer.refused_since = refused_since;
+            peer.ours |= ours;
+        }
+    }
+
+    /// The layer above has doubts about a member: it is pinged at once. False if it isn't one.
+    pub fn doubt(&mut self, name: &str) -> bool {
+        let Some(peer) = self.peers.get_mut(name) else { return false };
+        peer.doubted = true;
+        peer.pinged = None;
+        true
+    }
+
+    /// The member that should go first, and why.
+    pub fn suspect(&self, now: Instant) -> Option<(String, Reason)> {
+        if self.late {
+            return None;
+        }
+        self.peers.iter().find_map(|(name, peer)| Some((name.clone(), self.reason(peer, now)?)))
+    }
+
+    /// Why this member should go, if it should.
+    pub fn reason_of(&self, name: &str, now: Instant) -> Option<Reason> {
+        self.reason(self.peers.get(name)?, now)
+    }
+
+    fn reason(&self, peer: &Peer, now: Instant) -> Option<Reason> {
+        if peer.asked {
+            return Some(Reason::Asked);
+        }
+        if peer.spared_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let silence = if peer.ours { self.timing.silence } else { self.timing.silence_of_lab };
+        if let Some(since) = peer.waiting_since {
+            // Not the connection's whole past: only what it says since this node wants an answer.
+            if peer.refused_since.is_some_and(|refused| now - refused.max(since) >= self.timing.refused) {
+                return Some(Reason::Refused);
+            }
+            if now - since >= silence {
+                return Some(Reason::Silent);
+            }
+        }
+        peer.behind_since.filter(|since| now - *since >= self.timing.mismatch).map(|_| Reason::Behind)
+    }
+
+    /// Whether a majority, this node among them, has answered lately.
+    pub fn has_majority(&self, now: Instant) -> bool {
+        let answered = self.peers.values().filter(|peer| self.is_recent(peer, now)).count();
+        self.members > 0 && answered + 1 > self.members / 2
+    }
+
+    /// Whether all members have answered lately.
+    pub fn has_all(&self, now: Instant) -> bool {
+        self.members > 0 && self.peers.values().all(|peer| self.is_recent(peer, now))
+    }
+
+    /// How a member stands.
+    pub fn standing(&self, name: &str, now: Instant) -> Standing {
+        let Some(peer) = self.peers.get(name) else { return Standing::Silent };
+        if self.is_recent(peer, now) {
+            return if peer.asked { Standing::AsksRemoval } else { Standing::Answers };
+        }
+        let refused = peer.refused_since.is_some_and(|since| now - since >= self.timing.refused);
+        if refused && peer.waiting_since.is_some() { Standing::Refuses } else { Standing::Silent }
+    }
+
+    fn is_recent(&self, peer: &Peer, now: Instant) -> bool {
+        peer.answered.is_some_and(|at| now - at < self.timing.lately)
+    }
+
+    /// This node's place among the members other than `gone`: the one at 0 proposes first.
+    pub fn place(&self, gone: &str) -> usize {
+        self.peers.keys().filter(|name| *name != gone && **name < self.me).count()
+    }
+}
+
+#[cfg(test)]
+#[path = "detector_tests.rs"]
+mod tests;

@@ -1,0 +1,205 @@
+//! The thread that pings, removes and catches up (lab: `config::heartbeater`, `doheartbeat`).
+//!
+//! Each turn: wait for a tick or a kick; ask a node that is ahead; ping whom the detector names; if it suspects somebody,
+//! propose the view without it. Proposers that notice the same death at the same time queue up by their place in the
+//! view, and whoever has just voted for another's round waits how that ends: so a removal takes one or two rounds (H11).
+//!
+//! Threads: this one, one a node. Answers to pings come in on the RPC runtime's thread. The thread holds its node for
+//! one turn at a time, so that a node that is dropped takes it along.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use rt::time::{Instant, now};
+use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
+use yfs_rpc::CallError;
+
+use crate::config::Config;
+use crate::detector::{FailureDetector, Pong, Reason};
+use crate::view::ViewId;
+
+/// Another's round is waited for so long.
+const OTHERS_ROUND: Duration = Duration::from_millis(300);
+
+/// The heartbeater's own memory.
+struct Heartbeater {
+    /// No round before this time.
+    not_before: Instant,
+    back_off: Duration,
+    /// The view in which rounds failed.
+    vid: ViewId,
+}
+
+/// The thread's main function. Ends when the node is told to stop, or is gone.
+pub(crate) fn run(config: &Weak<Config>) {
+    let mut me = Heartbeater { not_before: Instant::ZERO, back_off: Duration::ZERO, vid: ViewId(0) };
+    // A turn holds the node for a tick at most (or a round); between turns it may go.
+    while let Some(config) = config.upgrade() {
+        if !config.wait_for_turn() {
+            return;
+        }
+        config.follow_those_ahead();
+        config.ping_those_due();
+        config.note_return_of_majority();
+        config.propose_same_if_wanted();
+        me.remove_suspect(&config);
+    }
+}
+
+impl Heartbeater {
+    fn remove_suspect(&mut self, config: &Config) {
+        let time = now();
+        let (suspect, vid, place) = {
+            let state = config.state.lock();
+            if !state.may_remove {
+                return;
+            }
+            let Some((name, reason)) = state.detector.suspect(time) else { return };
+            let place = state.detector.place(&name);
+            ((name, reason), state.views.vid(), place)
+        };
+        if self.vid != vid {
+            *self = Heartbeater { not_before: Instant::ZERO, back_off: config.options.timing.back_off, vid };
+        }
+        if time < self.not_before || !config.queue_up(&suspect, vid, place) {
+            return;
+        }
+        let (name, reason) = suspect;
+        tracing::info!(node = %config.myaddr(), member = name, ?reason, vid = %vid, "proposing a removal");
+        let outcome = config.propose(Some(vid), |view| view.without(&name).ok());
+        if !outcome.is_decided() {
+            let pause = self.back_off / 2 + rt::random::duration_below(self.back_off);
+            tracing::debug!(node = %config.myaddr(), member = name, ?outcome, ?pause, "removal failed");
+            self.not_before = now() + pause;
+            self.back_off = (self.back_off * 2).min(config.options.timing.max_back_off);
+        }
+    }
+}
+
+impl Config {
+    /// Waits for the next tick, or a kick. False if the node stops.
+    fn wait_for_turn(&self) -> bool {
+        let deadline = now() + self.options.timing.tick;
+        let mut state = self.state.lock();
+        while !state.stopping && !state.kicked && self.changed.wait_until(&mut state, deadline) {}
+        state.kicked = false;
+        state.detector.tick(now());
+        !state.stopping
+    }
+
+    /// Asks a node that is ahead for what was decided, as long as it is one to be believed.
+    fn follow_those_ahead(&self) {
+        let ahead = self.state.lock().ahead.take();
+        let Some((peer, vid)) = ahead else { return };
+        while self.state.lock().views.is_member(&peer) {
+            // Of a lab node that is further ahead the joinreq's log is to be had.
+            if (vid != self.vid().next() && !self.is_ours(&peer)) || !self.ask_for_next(&peer) {
+                return;
+            }
+        }
+    }
+
+    fn ping_those_due(&self) {
+        let peers = self.state.lock().detector.peers();
+        for peer in peers {
+            let Ok(client) = self.handles.client(&peer) else { continue };
+            let (refused, ours) = (client.refused_since(), client.is_ours());
+            self.state.lock().detector.observe(&peer, refused, ours);
+        }
+        let due = self.state.lock().detector.to_ping(now());
+        due.iter().for_each(|peer| self.doheartbeat(peer));
+    }
+
+    fn propose_same_if_wanted(&self) {
+        let wanted = self.state.lock().same_wanted.take();
+        if let Some(vid) = wanted {
+            tracing::info!(node = %self.myaddr(), %vid, "proposing the same members");
+            self.propose(Some(vid), |view| Some(view.clone()));
+        }
+    }
+
+    fn note_return_of_majority(&self) {
+        let back = {
+            let state = self.state.lock();
+            !state.majority && state.detector.has_majority(now())
+        };
+        if back {
+            self.note_majority(true);
+        }
+    }
+
+    /// Sends one ping; its answer goes to the detector.
+    fn doheartbeat(&self, peer: &str) {
+        let Ok(client) = self.handles.client(peer) else { return };
+        let vid = {
+            let mut state = self.state.lock();
+            state.detector.pinged(peer, now());
+            state.views.vid()
+        };
+        let config = self.weak.clone();
+        let name = peer.to_owned();
+        let args = (self.myaddr().to_owned(), vid.0);
+        client.call_async(HEARTBEAT, args, self.options.timing.ping_timeout, move |answer| {
+            if let Some(config) = config.upgrade() {
+                config.ponged(&name, vid, answer);
+            }
+        });
+    }
+
+    fn ponged(&self, peer: &str, asked: ViewId, answer: Result<(i32, i32), CallError>) {
+        let mut state = self.state.lock();
+        match answer {
+            Ok((status, theirs)) => {
+                let (theirs, mine) = (ViewId(theirs.cast_unsigned()), state.views.vid());
+                let pong = if status != PaxosStatus::OK as i32 && theirs == asked {
+                    Pong::Remove
+                } else if theirs < mine {
+                    Pong::Behind
+                } else {
+                    Pong::Well
+                };
+                state.detector.answered(peer, pong, now());
+                if theirs > mine && pong == Pong::Well {
+                    self.follow(&mut state, peer, theirs);
+                }
+            }
+            Err(_) => state.detector.unanswered(peer),
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Lets others propose first. False if the removal isn't wanted any more, or not now.
+    fn queue_up(&self, (name, _): &(String, Reason), vid: ViewId, place: usize) -> bool {
+        let step = self.options.timing.stagger;
+        let queue = step * u32::try_from(place).unwrap_or(0) + rt::random::duration_below(step / 2);
+        let deadline = now() + queue;
+        let mut state = self.state.lock();
+        while !state.stopping && state.views.vid() == vid && self.changed.wait_until(&mut state, deadline) {}
+        if state.stopping || state.views.vid() != vid || state.detector.reason_of(name, now()).is_none() {
+            return false;
+        }
+        drop(state);
+        !self.acceptor.is_in_other_round(OTHERS_ROUND)
+    }
+
+    /// Whether `enough` holds of the answers had lately, after asking everybody if need be.
+    pub(crate) fn probe(&self, enough: impl Fn(&FailureDetector, Instant) -> bool) -> bool {
+        let deadline = now() + self.options.timing.ping_timeout;
+        let everybody = {
+            let state = self.state.lock();
+            if enough(&state.detector, now()) {
+                return true;
+            }
+            state.detector.everybody()
+        };
+        everybody.iter().for_each(|peer| self.doheartbeat(peer));
+        let mut state = self.state.lock();
+        while !state.stopping && !enough(&state.detector, now()) {
+            if !self.changed.wait_until(&mut state, deadline) {
+                break;
+            }
+        }
+        enough(&state.detector, now())
+    }
+}

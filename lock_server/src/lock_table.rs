@@ -1,0 +1,391 @@
+//! The lock service's replicated state: who has which lock, who waits for it (lab 4 and 7).
+//!
+//! Pure and deterministic: no I/O, no clock, no thread. The replicas execute the same requests in the same order and
+//! hold the same bytes. What has to be told to clients comes out as [`Effect`]s.
+//!
+//! # The rules
+//! - **Xids**, per lock and client: an acquire with a lower xid than the last is answered RPCERR, with the same xid the
+//!   same answer again without being executed again, with a higher one it is new. A release is accepted with any xid
+//!   from the acquire's on: some lab clients send the acquire's, some their next. So a release doesn't raise the xid.
+//! - **acquire** of a free lock that nobody waits for grants it; of an owned one it joins the queue (RETRY). The owner
+//!   that acquires again (it was restarted, or gave up on an answer) keeps the lock, under the new xid.
+//! - **release** by the owner frees the lock, by a waiting client leaves the queue, by a client that has done either
+//!   already is OK again, by one that never asked is NOENT.
+//! - **The queue is first come, first served, but a dead head starves nobody.** A freed lock is nobody's: the head is
+//!   told to ask again. Until it does, any client that waits gets the lock if it asks (the primary tells the next one
+//!   when it can't reach the head, and clients of ours ask by themselves now and then). A newcomer is sent to the queue,
+//!   but only one: the next newcomer finds that the head had its chance, and gets the lock. Without that one, an owner
+//!   that releases and asks again would overtake the head half of the time.
+//! - A head that was overtaken [`MAX_OVERTAKEN`] times without asking loses its place, and is told a last time: it joins
+//!   again if it lives. So the dead vanish from the queue.
+//!
+//! # What is bounded
+//! A client's last xid is kept per lock, also when it neither has the lock nor waits: an *idle* record, so that a late
+//! copy of an old acquire is recognised. [`Limits`] bounds the idle records of the whole table; the longest idle is
+//! forgotten first, and a lock without any record with it (its grants count from 0 again). Forgetting is safe once no
+//! copy of the forgotten acquire can still arrive: the RSM drops copies of our clients' requests itself, and a lab
+//! client's copies are seconds old, not a million releases. Locks and waiting clients are bounded by refusal (IOERR).
+//!
+//! # Invariants
+//! 1. A lock has at most one owner, and `Lock::owner` is the client whose record says so.
+//! 2. `Lock::queue` holds exactly the clients whose records say that they wait, in the order of their tickets.
+//! 3. `contended` holds exactly the locks that somebody waits for, `waiting` counts those who wait.
+//! 4. `idle` holds exactly the idle records, and no more than the limit.
+//! 5. A lock has at least one record.
+//! 6. The bytes of a state are canonical: equal states have equal bytes, and no other bytes are read.
+//!
+//! Leases (a later step) belong into [`Place::Owner`] and behind a new version number of the bytes.
+
+mod bytes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lock_protocol::{ClientId, LockId, Status, Xid};
+
+pub use bytes::StateError;
+
+/// Longer names of clients are refused: `host:port` with the longest host name fits.
+pub const MAX_CLIENT_ID: usize = 262;
+
+/// How often a head of a queue is overtaken until it loses its place.
+pub const MAX_OVERTAKEN: u8 = 3;
+
+/// How many waiting clients an [`Effect::Retry`] names.
+pub const NEXT_IN_LINE: usize = 8;
+
+/// Bounds of a table. All replicas must have the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Locks that are known at once; an acquire of one more is answered IOERR.
+    pub locks: usize,
+    /// Clients that wait at once, all locks together; one more is answered IOERR.
+    pub waiting: usize,
+    /// Idle records, all locks together; the longest idle is forgotten for one more.
+    pub idle: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { locks: 1 << 24, waiting: 1 << 20, idle: 1 << 20 }
+    }
+}
+
+/// One acquire: who asked, and with which xid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The client.
+    pub client: ClientId,
+    /// The acquire's xid.
+    pub xid: Xid,
+}
+
+/// What has become due after a request. Of several about one lock the last counts, but for `Overtaken`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What was due before isn't any more: a new primary begins.
+    Anew,
+    /// The owner is to be told that its lock is wanted, until something else is due.
+    Revoke {
+        /// The lock.
+        lock: LockId,
+        /// Its owner.
+        owner: Claim,
+    },
+    /// The lock is free: the first of these who can be reached is to be told to ask again.
+    Retry {
+        /// The lock.
+        lock: LockId,
+        /// The first [`NEXT_IN_LINE`] who wait, in order.
+        waiters: Vec<Claim>,
+    },
+    /// Nobody wants the lock any more but who has it.
+    Settled {
+        /// The lock.
+        lock: LockId,
+    },
+    /// This client lost its place in the queue and is to be told, once, to ask again.
+    Overtaken {
+        /// The lock.
+        lock: LockId,
+        /// Who lost its place.
+        waiter: Claim,
+    },
+}
+
+/// Where a client stands with a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It has the lock.
+    Owner,
+    /// It waits. Tickets are served in order.
+    Waiting { ticket: u64, overtaken: u8 },
+    /// Neither; `granted` tells what its last acquire was answered.
+    Idle { since: u64, granted: bool },
+}
+
+/// The last acquire of a lock by a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Record {
+    xid: Xid,
+    place: Place,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lock {
+    /// Derived from `records`.
+    owner: Option<ClientId>,
+    /// Derived from `records`: by ticket.
+    queue: BTreeMap<u64, ClientId>,
+    records: BTreeMap<ClientId, Record>,
+    granted: u32,
+    /// Since the lock became free, a newcomer was sent to the queue.
+    deferred: bool,
+}
+
+/// All locks.
+#[derive(Clone, Debug, Default)]
+pub struct LockTable {
+    locks: BTreeMap<LockId, Lock>,
+    /// The next ticket, and the next moment of falling idle.
+    clock: u64,
+    limits: Limits,
+    /// Derived: locks with a queue.
+    contended: BTreeSet<LockId>,
+    /// Derived: how many clients wait.
+    waiting: usize,
+    /// Derived: idle records, the longest idle first.
+    idle: BTreeMap<u64, (LockId, ClientId)>,
+    /// Not part of the state: what nobody has taken yet.
+    effects: Vec<Effect>,
+}
+
+impl LockTable {
+    /// No locks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No locks, and other bounds than the default's.
+    pub fn with_limits(limits: Limits) -> Self {
+        LockTable { limits, ..Self::default() }
+    }
+
+    /// `client` asks for `lock` (lab: `lock_server_cache_rsm::acquire`).
+    pub fn acquire(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
+        if client.as_str().is_empty() || client.as_str().len() > MAX_CLIENT_ID {
+            return Status::RpcErr;
+        }
+        let Some(entry) = self.locks.get(&lock) else {
+            if self.locks.len() >= self.limits.locks {
+                return Status::IoErr;
+            }
+            self.locks.insert(lock, Lock::default());
+            return self.grant(lock, client, xid);
+        };
+        let record = entry.records.get(client).copied();
+        match record {
+            Some(record) if xid < record.xid => return Status::RpcErr,
+            Some(record) if xid == record.xid => return record.place.answer(),
+            _ => {}
+        }
+        let waits = matches!(record, Some(Record { place: Place::Waiting { .. }, .. }));
+        let newcomer_defers = !waits && !entry.deferred;
+        match &entry.owner {
+            Some(owner) if owner == client => self.grant(lock, client, xid),
+            Some(_) => self.enqueue(lock, client, xid),
+            None if !entry.queue.is_empty() && newcomer_defers => self.enqueue(lock, client, xid),
+            None => self.grant(lock, client, xid),
+        }
+    }
+
+    /// `client` gives `lock` back, or stops waiting for it (lab: `lock_server_cache_rsm::release`).
+    pub fn release(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
+        let Some(entry) = self.locks.get_mut(&lock) else { return Status::NoEnt };
+        let Some(record) = entry.records.get(client).copied() else { return Status::NoEnt };
+        if xid < record.xid {
+            return Status::RpcErr;
+        }
+        match record.place {
+            Place::Owner => {
+                entry.owner = None;
+                entry.deferred = false;
+                self.fall_idle(lock, client, true);
+                self.tell(lock);
+            }
+            Place::Waiting { ticket, .. } => {
+                self.leave_queue(lock, ticket);
+                self.fall_idle(lock, client, false);
+                // An owner need not hear again that others wait.
+                if self.locks.get(&lock).is_none_or(|entry| entry.owner.is_none() || entry.queue.is_empty()) {
+                    self.tell(lock);
+                }
+            }
+            Place::Idle { .. } => {}
+        }
+        Status::Ok
+    }
+
+    /// How often `lock` was granted (lab: `lock_server_cache_rsm::stat`).
+    pub fn stat(&self, lock: LockId) -> u32 {
+        self.locks.get(&lock).map_or(0, |entry| entry.granted)
+    }
+
+    /// Who has `lock`.
+    pub fn owner(&self, lock: LockId) -> Option<&ClientId> {
+        self.locks.get(&lock)?.owner.as_ref()
+    }
+
+    /// What has become due since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What is due by the state alone: what a new primary has to see to.
+    pub fn due(&self) -> Vec<Effect> {
+        let all = self.contended.iter().filter_map(|lock| self.standing(*lock));
+        std::iter::once(Effect::Anew).chain(all).collect()
+    }
+
+    /// Gives `client` the lock, which is free or its own.
+    fn grant(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
+        let Some(entry) = self.locks.get_mut(&lock) else { return Status::IoErr };
+        assert!(entry.owner.as_ref().is_none_or(|owner| owner == client), "invariant 1: {lock} has an owner");
+        let was_contended = !entry.queue.is_empty();
+        entry.owner = Some(client.clone());
+        entry.granted = entry.granted.saturating_add(1);
+        entry.deferred = false;
+        let before = entry.records.insert(client.clone(), Record { xid, place: Place::Owner });
+        match before.map(|record| record.place) {
+            // The owner asks again: nobody was overtaken.
+            Some(Place::Owner) => {}
+            Some(Place::Waiting { ticket, .. }) => {
+                self.leave_queue(lock, ticket);
+                self.overtake(lock, ticket);
+            }
+            Some(Place::Idle { since, .. }) => {
+                self.idle.remove(&since);
+                self.overtake(lock, u64::MAX);
+            }
+            None => self.overtake(lock, u64::MAX),
+        }
+        if was_contended {
+            self.tell(lock);
+        }
+        Status::Ok
+    }
+
+    /// Lets `client` wait for the lock; it keeps its place if it does already.
+    fn enqueue(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
+        let Some(entry) = self.locks.get_mut(&lock) else { return Status::IoErr };
+        if let Some(Record { xid: last, place: Place::Waiting { overtaken, .. } }) = entry.records.get_mut(client) {
+            *last = xid;
+            *overtaken = 0;
+            return Status::Retry;
+        }
+        if self.waiting >= self.limits.waiting {
+            return Status::IoErr;
+        }
+        let ticket = self.clock;
+        self.clock += 1;
+        let first = entry.queue.is_empty();
+        entry.deferred |= entry.owner.is_none();
+        let place = Place::Waiting { ticket, overtaken: 0 };
+        let before = entry.records.insert(client.clone(), Record { xid, place });
+        if let Some(Record { place: Place::Idle { since, .. }, .. }) = before {
+            self.idle.remove(&since);
+        }
+        entry.queue.insert(ticket, client.clone());
+        let free = entry.owner.is_none();
+        self.waiting += 1;
+        if first {
+            self.contended.insert(lock);
+        }
+        if first || free {
+            self.tell(lock);
+        }
+        Status::Retry
+    }
+
+    /// Somebody with `ticket` got the free lock; a head before it missed its turn.
+    fn overtake(&mut self, lock: LockId, ticket: u64) {
+        let Some(entry) = self.locks.get_mut(&lock) else { return };
+        let Some((head, client)) = entry.queue.first_key_value() else { return };
+        if *head > ticket {
+            return;
+        }
+        let (head, client) = (*head, client.clone());
+        let Some(record) = entry.records.get_mut(&client) else { return };
+        let Place::Waiting { overtaken, .. } = &mut record.place else { return };
+        *overtaken += 1;
+        if *overtaken >= MAX_OVERTAKEN {
+            let waiter = Claim { client: client.clone(), xid: record.xid };
+            self.leave_queue(lock, head);
+            self.fall_idle(lock, &client, false);
+            self.effects.push(Effect::Overtaken { lock, waiter });
+        }
+    }
+
+    fn leave_queue(&mut self, lock: LockId, ticket: u64) {
+        let Some(entry) = self.locks.get_mut(&lock) else { return };
+        let left = entry.queue.remove(&ticket);
+        assert!(left.is_some(), "invariant 2: ticket {ticket} of {lock} is not in the queue");
+        self.waiting -= 1;
+        if entry.queue.is_empty() {
+            self.contended.remove(&lock);
+        }
+    }
+
+    /// Keeps the client's xid for a while, at the cost of the record that has been kept longest.
+    fn fall_idle(&mut self, lock: LockId, client: &ClientId, granted: bool) {
+        let since = self.clock;
+        self.clock += 1;
+        if let Some(record) = self.locks.get_mut(&lock).and_then(|entry| entry.records.get_mut(client)) {
+            record.place = Place::Idle { since, granted };
+            self.idle.insert(since, (lock, client.clone()));
+        }
+        while self.idle.len() > self.limits.idle {
+            let Some((_, (lock, client))) = self.idle.pop_first() else { return };
+            let Some(entry) = self.locks.get_mut(&lock) else { continue };
+            entry.records.remove(&client);
+            if entry.records.is_empty() {
+                self.locks.remove(&lock);
+            }
+        }
+    }
+
+    /// What is due for the lock now; none if nobody waits for it.
+    fn standing(&self, lock: LockId) -> Option<Effect> {
+        let entry = self.locks.get(&lock)?;
+        if entry.queue.is_empty() {
+            return None;
+        }
+        let claim = |client: &ClientId| {
+            let xid = entry.records.get(client)?.xid;
+            Some(Claim { client: client.clone(), xid })
+        };
+        Some(match &entry.owner {
+            Some(owner) => Effect::Revoke { lock, owner: claim(owner)? },
+            None => {
+                let waiters = entry.queue.values().take(NEXT_IN_LINE).filter_map(claim).collect();
+                Effect::Retry { lock, waiters }
+            }
+        })
+    }
+
+    fn tell(&mut self, lock: LockId) {
+        let effect = self.standing(lock).unwrap_or(Effect::Settled { lock });
+        self.effects.push(effect);
+    }
+}
+
+impl Place {
+    /// What the acquire that led here was answered.
+    fn answer(self) -> Status {
+        match self {
+            Place::Owner | Place::Idle { granted: true, .. } => Status::Ok,
+            Place::Waiting { .. } | Place::Idle { granted: false, .. } => Status::Retry,
+        }
+    }
+}

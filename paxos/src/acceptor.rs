@@ -1,0 +1,333 @@
+//! The node that votes and remembers, with its handlers, its disk and its upcalls (lab: `class acceptor`).
+//!
+//! What it answers is decided in [`crate::state`]; here the answer waits for the disk, and decided values are told to
+//! the layer above.
+//!
+//! Invariants:
+//! 1. A record is on the disk before the answer that depends on it leaves. If that fails, the node votes no more and its
+//!    owner is told, once: [`OnFatal`].
+//! 2. [`PaxosChange::paxos_commit`] is called once for each decided instance, in their order, with no lock held (H28);
+//!    but not for those that the log held at the start.
+//!
+//! Threads: handlers run on the server's workers for peers; they may wait for the disk, and nothing else. Upcalls run
+//! on whichever thread committed, one at a time: a thread that finds another one at it leaves its own to that one.
+//! Locks: `paxos.state` ([`ranks::STATE`]).
+//!
+//! Deviations from the lab: the port isn't opened here, and the first value isn't committed by the constructor: the
+//! owner calls [`Acceptor::bootstrap`]. Committing doesn't unlock the caller's mutex halfway.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rt::sync::Mutex;
+use rt::time::Instant;
+use yfs_rpc::{Server, Workers};
+
+use crate::log::{self, Log, LogError};
+use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
+use crate::record::{Record, RestoreError};
+use crate::state::{AcceptorState, Step};
+use crate::{Instance, ProposalNumber, Value, ranks};
+
+/// What Paxos tells the layer above. Called with no lock held.
+#[doc(alias = "paxos_change")]
+pub trait PaxosChange: Send + Sync {
+    /// `instance` is decided. Called for each instance once, in order. A receiver ignores an older one all the same.
+    fn paxos_commit(&self, instance: Instance, value: &Value);
+
+    /// `peer` speaks of `instance`, which is beyond the next one: it knows values that this node doesn't. `peer` is a
+    /// member of the last view, or anybody if this node knows no view. Must not block.
+    fn fallen_behind(&self, _peer: &str, _instance: Instance) {}
+}
+
+/// Called once, with no lock held, when the log could not be written: the node can't vote any more and must stop.
+pub type OnFatal = Arc<dyn Fn(&LogError) + Send + Sync>;
+
+struct Inner {
+    paxos: AcceptorState,
+    log: Log,
+    /// Decided, and not yet told above.
+    due: VecDeque<(Instance, Value)>,
+    /// A thread is telling them.
+    telling: bool,
+    change: Option<Weak<dyn PaxosChange>>,
+    failed: bool,
+    /// When this node last promised or accepted a proposal of another node.
+    other_proposer: Option<Instant>,
+}
+
+/// A node's acceptor.
+#[doc(alias = "acceptor")]
+pub struct Acceptor {
+    me: String,
+    on_fatal: OnFatal,
+    state: Mutex<Inner>,
+}
+
+impl Acceptor {
+    /// The acceptor of the node `me`, whose log lies in `dir`.
+    ///
+    /// # Errors
+    /// When the log can't be used.
+    pub fn open(dir: &Path, me: &str, on_fatal: OnFatal) -> Result<Arc<Self>, LogError> {
+        let (log, paxos) = Log::open(&dir.join(log::file_name(me)), me)?;
+        let due = VecDeque::new();
+        let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
+        Ok(Arc::new(Acceptor { me: me.to_owned(), on_fatal, state: Mutex::new(ranks::STATE, inner) }))
+    }
+
+    /// Who is told of decided values. To be called before [`Acceptor::register`].
+    pub fn set_change(&self, change: Weak<dyn PaxosChange>) {
+        self.state.lock().change = Some(change);
+    }
+
+    /// Registers the handlers. The server keeps only a weak reference.
+    pub fn register(self: &Arc<Self>, server: &Server) {
+        let acceptor = Arc::downgrade(self);
+        server.reg_on(Workers::Peers, PREPAREREQ, move |src: String, arg: PrepareArg| match acceptor.upgrade() {
+            Some(acceptor) => acceptor.preparereq(&src, &arg),
+            None => (PaxosStatus::ERR, PrepareRes::default()),
+        });
+        let acceptor = Arc::downgrade(self);
+        server.reg_on(Workers::Peers, ACCEPTREQ, move |src: String, arg: AcceptArg| match acceptor.upgrade() {
+            Some(acceptor) => acceptor.acceptreq(&src, &arg),
+            None => (PaxosStatus::ERR, false),
+        });
+        let acceptor = Arc::downgrade(self);
+        server.reg_on(Workers::Peers, DECIDEREQ, move |src: String, arg: DecideArg| match acceptor.upgrade() {
+            Some(acceptor) => acceptor.decidereq(&src, &arg),
+            None => (PaxosStatus::ERR, 0),
+        });
+    }
+
+    /// This node's name.
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// The last decided instance that this node knows; 0 if there is none.
+    pub fn instance(&self) -> Instance {
+        self.state.lock().paxos.instance()
+    }
+
+    /// The value of an instance, if it is known.
+    pub fn value(&self, instance: Instance) -> Option<Value> {
+        self.state.lock().paxos.value(instance).cloned()
+    }
+
+    /// All known instances and their values.
+    pub fn values(&self) -> Vec<(Instance, Value)> {
+        self.state.lock().paxos.views().iter().map(|(instance, value)| (*instance, value.clone())).collect()
+    }
+
+    /// Whether the log is empty: a new node, or one that lost its disk.
+    pub fn is_new(&self) -> bool {
+        self.state.lock().paxos.is_new()
+    }
+
+    /// The highest number promised in the next instance.
+    pub fn promised(&self) -> Option<ProposalNumber> {
+        self.state.lock().paxos.promised().cloned()
+    }
+
+    /// Whether another node's round got a vote here within the last `time`: then it's better to wait how that ends.
+    pub fn is_in_other_round(&self, time: Duration) -> bool {
+        let inner = self.state.lock();
+        let promised_other = inner.paxos.promised().is_some_and(|n| n.node != self.me);
+        promised_other && inner.other_proposer.is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Commits view 1, this node alone. For the first node of a new service only: its owner knows that it is one.
+    /// False if this node isn't new.
+    ///
+    /// # Errors
+    /// When the log can't be written.
+    pub fn bootstrap(&self) -> Result<bool, LogError> {
+        {
+            let mut inner = self.state.lock();
+            if !inner.paxos.is_new() {
+                return Ok(false);
+            }
+            let Some(record) = inner.paxos.learn(1, &self.me) else { return Ok(false) };
+            self.write(&mut inner, std::slice::from_ref(&record))?;
+        }
+        self.tell();
+        Ok(true)
+    }
+
+    /// The log as text, for a node that joins.
+    pub fn dump(&self) -> String {
+        self.state.lock().log.dump().to_owned()
+    }
+
+    /// Takes over the decided values of another node's log that are missing here; own promises stay (H27). Returns the
+    /// last instance.
+    ///
+    /// # Errors
+    /// When the text isn't a log that goes on where this one ends, or this one can't be written.
+    pub fn restore(&self, text: &str) -> Result<Instance, RestoreError> {
+        let written = {
+            let mut inner = self.state.lock();
+            if inner.failed {
+                return Err(RestoreError::Log);
+            }
+            let records = inner.paxos.restore(text)?;
+            self.write(&mut inner, &records)
+        };
+        if let Err(error) = written {
+            self.fatal(&error);
+            return Err(RestoreError::Log);
+        }
+        self.tell();
+        Ok(self.instance())
+    }
+
+    /// Commits the value of the next instance, as a member of the last view has it: false if it isn't the next one or
+    /// can't follow.
+    pub fn commit(&self, instance: Instance, value: &str) -> bool {
+        let committed = self.commit_untold(instance, value);
+        self.tell();
+        committed
+    }
+
+    /// As [`Acceptor::commit`], but leaves the upcall to the next [`Acceptor::tell`].
+    pub(crate) fn commit_untold(&self, instance: Instance, value: &str) -> bool {
+        let (_, committed) = self.step(|paxos| {
+            let record = paxos.learn(instance, value);
+            let result = record.is_some();
+            let status = if result { PaxosStatus::OK } else { PaxosStatus::ERR };
+            Step { record, status, result, behind: false }
+        });
+        committed
+    }
+
+    /// Handler: a promise, or an old instance's value.
+    pub(crate) fn preparereq(&self, src: &str, arg: &PrepareArg) -> (PaxosStatus, PrepareRes) {
+        let (behind, (status, res)) = self.step_of(src, |paxos| paxos.prepare(src, arg));
+        if res.accept {
+            tracing::debug!(node = %self.me, instance = arg.instance, n = arg.n.n, proposer = src, "promise");
+        }
+        self.follow_up(src, arg.instance, behind);
+        (status, res)
+    }
+
+    /// Handler: a vote.
+    pub(crate) fn acceptreq(&self, src: &str, arg: &AcceptArg) -> (PaxosStatus, bool) {
+        let (behind, (status, accepted)) = self.step_of(src, |paxos| paxos.accept(src, arg));
+        if accepted {
+            let (n, value) = (arg.n.n, arg.v.trim_end());
+            tracing::debug!(node = %self.me, instance = arg.instance, n, proposer = src, value, "accept");
+        }
+        self.follow_up(src, arg.instance, behind);
+        (status, accepted)
+    }
+
+    /// Handler: a decided value. Never stops the node, whatever it says (H16).
+    pub(crate) fn decidereq(&self, src: &str, arg: &DecideArg) -> (PaxosStatus, i32) {
+        let (behind, (status, res)) = self.step_of(src, |paxos| paxos.decide(src, arg));
+        if status == PaxosStatus::ERR {
+            tracing::warn!(node = %self.me, instance = arg.instance, peer = src, value = ?arg.v, "decide refused");
+        }
+        self.follow_up(src, arg.instance, behind);
+        (status, res)
+    }
+
+    fn step_of<R: Default>(
+        &self,
+        src: &str,
+        input: impl FnOnce(&mut AcceptorState) -> Step<R>,
+    ) -> (bool, (PaxosStatus, R)) {
+        let mut behind = false;
+        let mut voted = false;
+        let (status, result) = self.step(|paxos| {
+            let step = input(paxos);
+            behind = step.behind;
+            voted = matches!(step.record, Some(Record::PropSeen(_) | Record::Accepted(..)));
+            step
+        });
+        if voted && src != self.me {
+            self.state.lock().other_proposer = Some(rt::time::now());
+        }
+        (behind, (status, result))
+    }
+
+    /// One input: decided, written, and only then answered.
+    fn step<R: Default>(&self, input: impl FnOnce(&mut AcceptorState) -> Step<R>) -> (PaxosStatus, R) {
+        let (step, written) = {
+            let mut inner = self.state.lock();
+            if inner.failed {
+                return (PaxosStatus::ERR, R::default());
+            }
+            let step = input(&mut inner.paxos);
+            let written = self.write(&mut inner, step.record.as_slice());
+            (step, written)
+        };
+        match written {
+            Ok(()) => (step.status, step.result),
+            Err(error) => {
+                self.fatal(&error);
+                (PaxosStatus::ERR, R::default())
+            }
+        }
+    }
+
+    fn write(&self, inner: &mut Inner, records: &[Record]) -> Result<(), LogError> {
+        if let Err(error) = inner.log.append(records) {
+            inner.failed = true;
+            return Err(error);
+        }
+        for record in records {
+            if let Record::Done(instance, value) = record {
+                tracing::info!(node = %self.me, instance, value = %value, "decide");
+                inner.due.push_back((*instance, value.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn fatal(&self, error: &LogError) {
+        tracing::error!(node = %self.me, %error, "the Paxos log can't be written: this node stops voting");
+        (self.on_fatal)(error);
+    }
+
+    fn follow_up(&self, src: &str, instance: Instance, behind: bool) {
+        self.tell();
+        if behind {
+            let change = self.state.lock().change.as_ref().and_then(Weak::upgrade);
+            if let Some(change) = change {
+                change.fallen_behind(src, instance);
+            }
+        }
+    }
+
+    /// Tells the layer above what is decided, one by one, unless another thread is at it.
+    pub(crate) fn tell(&self) {
+        loop {
+            let (change, instance, value) = {
+                let mut inner = self.state.lock();
+                if inner.telling {
+                    return;
+                }
+                let Some((instance, value)) = inner.due.pop_front() else { return };
+                inner.telling = true;
+                (inner.change.as_ref().and_then(Weak::upgrade), instance, value)
+            };
+            if let Some(change) = change {
+                change.paxos_commit(instance, &value);
+            }
+            self.state.lock().telling = false;
+        }
+    }
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Acceptor({})", self.me)
+    }
+}
+
+#[cfg(test)]
+#[path = "acceptor_tests.rs"]
+mod tests;

@@ -1,0 +1,127 @@
+use super::*;
+use crate::record::tests::LAB_LOG;
+use rt::sync::Rank;
+use rt::thread::{JoinHandle, spawn};
+use rt::time::{now, sleep};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
+
+const TEST: Rank = Rank::new(1000, "test");
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn fatal_is_a_bug() -> OnFatal {
+    Arc::new(|error| panic!("{error}"))
+}
+
+fn n(n: u32, node: &str) -> ProposalNumber {
+    ProposalNumber { n, node: node.into() }
+}
+
+/// Hears of commits, slowly.
+struct Listener {
+    heard: Mutex<Vec<(Instance, String)>>,
+    pause: Duration,
+    /// Takes a lock of the lowest rank: an upcall under any lock would be found.
+    low: Mutex<()>,
+}
+
+impl Listener {
+    fn new(pause: Duration) -> Arc<Self> {
+        Arc::new(Listener { heard: Mutex::new(TEST, Vec::new()), pause, low: Mutex::new(Rank::new(2, "test.low"), ()) })
+    }
+}
+
+impl PaxosChange for Listener {
+    fn paxos_commit(&self, instance: Instance, value: &Value) {
+        let _low = self.low.lock();
+        sleep(self.pause);
+        self.heard.lock().push((instance, value.to_string()));
+    }
+}
+
+#[test]
+fn h28_upcalls_come_once_in_order_with_no_lock_held() {
+    let dir = TempDir::new().unwrap();
+    let acceptor = Acceptor::open(dir.path(), "a", fatal_is_a_bug()).unwrap();
+    let listener = Listener::new(Duration::from_millis(2));
+    let change: Weak<dyn PaxosChange> = Arc::downgrade(&listener) as Weak<dyn PaxosChange>;
+    acceptor.set_change(change);
+    assert!(acceptor.bootstrap().unwrap());
+    assert!(!acceptor.bootstrap().unwrap(), "only once");
+    // Eight threads commit the same instances as fast as they can.
+    let threads: Vec<JoinHandle> = (0..8)
+        .map(|_| {
+            let acceptor = acceptor.clone();
+            let commit = move || (2..=20).for_each(|i| drop(acceptor.commit(i, "a ")));
+            spawn("committer", commit).unwrap()
+        })
+        .collect();
+    assert!(threads.iter().all(|thread| thread.join_until(now() + PATIENCE)));
+    let deadline = now() + PATIENCE;
+    while listener.heard.lock().len() < 20 && now() < deadline {
+        sleep(Duration::from_millis(5));
+    }
+    let expected: Vec<(Instance, String)> = (1..=20).map(|i| (i, "a".to_string())).collect();
+    assert_eq!(*listener.heard.lock(), expected);
+}
+
+#[test]
+fn h05_votes_survive_a_restart() {
+    let dir = TempDir::new().unwrap();
+    {
+        let acceptor = Acceptor::open(dir.path(), "43000", fatal_is_a_bug()).unwrap();
+        assert!(acceptor.is_new());
+        assert_eq!(acceptor.restore(LAB_LOG), Ok(5));
+        let arg = PrepareArg { instance: 6, n: n(4, "41000") };
+        assert!(acceptor.preparereq("41000", &arg).1.accept);
+        let arg = AcceptArg { instance: 6, n: n(4, "41000"), v: "41000 43000 ".into() };
+        assert_eq!(acceptor.acceptreq("41000", &arg), (PaxosStatus::OK, true));
+        assert!(acceptor.is_in_other_round(PATIENCE) && !acceptor.is_in_other_round(Duration::ZERO));
+    }
+    let acceptor = Acceptor::open(dir.path(), "43000", fatal_is_a_bug()).unwrap();
+    assert_eq!((acceptor.instance(), acceptor.promised()), (5, Some(n(4, "41000"))));
+    assert!(!acceptor.is_new());
+    let (status, res) = acceptor.preparereq("42000", &PrepareArg { instance: 6, n: n(5, "42000") });
+    assert_eq!((status, res.accept), (PaxosStatus::OK, true));
+    assert_eq!((res.n_a, res.v_a.as_str()), (n(4, "41000"), "41000 43000 "));
+    // What a joiner gets is the lab's text.
+    let dump = acceptor.dump();
+    assert!(!dump.contains("crc"), "{dump}");
+    assert!(dump.starts_with("done 1 41000\ndone 2 41000 42000 \n"), "{dump}");
+    assert!(
+        dump.ends_with(
+            "done 5 41000 42000 43000 \npropseen 4 41000\naccepted 4 41000 41000 43000 \npropseen 5 42000\n"
+        )
+    );
+}
+
+#[test]
+fn h27_a_late_answer_to_a_join_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let acceptor = Acceptor::open(dir.path(), "43000", fatal_is_a_bug()).unwrap();
+    acceptor.restore(LAB_LOG).unwrap();
+    acceptor.preparereq("42000", &PrepareArg { instance: 6, n: n(4, "42000") });
+    assert_eq!(acceptor.restore(LAB_LOG), Ok(5));
+    assert_eq!(acceptor.promised(), Some(n(4, "42000")));
+    assert!(acceptor.restore("done 6 someone else\n").is_err());
+    assert_eq!(acceptor.instance(), 5);
+}
+
+#[test]
+fn h05_a_node_that_cannot_write_tells_its_owner_and_votes_no_more() {
+    let dir = TempDir::new().unwrap();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let on_fatal: OnFatal = Arc::new(move |_| drop(count.fetch_add(1, Ordering::SeqCst)));
+    let acceptor = Acceptor::open(dir.path(), "a", on_fatal).unwrap();
+    acceptor.bootstrap().unwrap();
+    acceptor.state.lock().log.break_it();
+    let arg = PrepareArg { instance: 2, n: n(1, "a") };
+    for _ in 0..3 {
+        assert_eq!(acceptor.preparereq("a", &arg), (PaxosStatus::ERR, PrepareRes::default()));
+    }
+    assert_eq!(acceptor.acceptreq("a", &AcceptArg { instance: 2, n: n(1, "a"), v: "a ".into() }).0, PaxosStatus::ERR);
+    assert!(!acceptor.commit(2, "a "));
+    assert_eq!(acceptor.restore("done 1 a\ndone 2 a \n"), Err(RestoreError::Log));
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+}

@@ -1,0 +1,51 @@
+//! Node names, as on the lab's command lines: `21000` is port 21000 of this machine, `10.0.0.5:4000` is itself.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// A name that is neither a port nor `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither a port nor host:port")]
+pub struct BadName(pub String);
+
+/// The `host:port` that a name stands for. Only the form is checked.
+///
+/// # Errors
+/// [`BadName`].
+pub fn address(name: &str) -> Result<String, BadName> {
+    let (host, port) = name.rsplit_once(':').unwrap_or(("127.0.0.1", name));
+    let blank = |c: char| c.is_whitespace() || c.is_control();
+    match port.parse::<u16>() {
+        Ok(1..) if !host.is_empty() && !name.contains(blank) && !port.starts_with('+') => Ok(format!("{host}:{port}")),
+        _ => Err(BadName(name.to_owned())),
+    }
+}
+
+/// The socket address that a name stands for. Asks the name service, and so may block, unless the host is a number.
+///
+/// # Errors
+/// When the name is malformed or can't be resolved.
+pub fn resolve(name: &str) -> io::Result<SocketAddr> {
+    let address = address(name).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let first = rt::net::resolve(&address)?.into_iter().next();
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("'{name}' has no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_one_of_this_machine() {
+        assert_eq!(address("21000").as_deref(), Ok("127.0.0.1:21000"));
+        assert_eq!(address("10.0.0.5:4000").as_deref(), Ok("10.0.0.5:4000"));
+        assert_eq!(address("[::1]:4000").as_deref(), Ok("[::1]:4000"));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in ["", "0", "x", "70000", ":21000", "host:", "a b:1", "21000 ", "+21000", "-1", "host:0"] {
+            assert_eq!(address(bad), Err(BadName(bad.to_owned())), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! The client side (lab: class `rpcc`).
+//!
+//! A client has one connection at a time. It binds by itself before the first call, keeps every request until it is
+//! answered or given up, and sends what is outstanding again, with the same xids, as soon as a connection that carried
+//! it has died and another one stands.
+//!
+//! Invariants:
+//! 1. Every call ends: with the answer, or with an error at its deadline at the latest. Completions run on the poll
+//!    thread, with no lock held but the poll thread's turn lock, and never before `call_async` has returned.
+//! 2. An xid is used once; on one connection requests leave in xid order.
+//! 3. xid_rep only covers xids that are answered or given up: the smallest outstanding one, less one.
+//! 4. Once the server's nonce has proved old, nothing is sent any more: every call ends with `OldServer`.
+//!
+//! Locks: `rpcc.state` guards everything; connections are called down to under it.
+//!
+//! Deviations from the lab: reconnecting is the poll thread's work and not the waiting caller's, at once and then with a
+//! back-off from 10 ms; bind carries a number that tells our servers who asks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rt::net::TcpStream;
+use rt::sync::{Condvar, Mutex, Rank};
+use rt::time::{Instant, now};
+
+use crate::CallError;
+use crate::connection::{Budget, Connection, Owner, Sent};
+use crate::marshall::{Marshal, Unmarshal, Unmarshaller, decode};
+use crate::options::{BIND, HELLO, Options};
+use crate::pdu::{self, ClientNonce, ReplyHeader, RequestHeader, ServerNonce, Xid};
+use crate::pollmgr::PollMgr;
+use crate::procedure::Procedure;
+
+/// The lab's default total time of a call (lab: `rpcc::to_max`).
+pub const TO_MAX: Duration = Duration::from_secs(120);
+
+/// Pauses between connection attempts.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
+/// A connection attempt without an answer is given up after this time.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// The grain of deadlines.
+const TICK: Duration = Duration::from_millis(2);
+/// Calls outstanding at once, and their bytes; a further one fails at once with [`CallError::Bind`].
+const MAX_OUTSTANDING: usize = 1 << 16;
+const MAX_OUTSTANDING_BYTES: usize = 256 << 20;
+
+const STATE_RANK: Rank = Rank::new(100, "rpcc.state");
+const SLOT_RANK: Rank = Rank::new(101, "rpcc.slot");
+
+/// A reply's value and result bytes.
+type RawReply = Result<(i32, Vec<u8>), CallError>;
+type Completion = Box<dyn FnOnce(RawReply) + Send>;
+
+struct Call {
+    /// The whole request; the server nonce and xid_rep are written when it is sent.
+    pdu: Vec<u8>,
+    deadline: Instant,
+    completion: Completion,
+    /// The poll thread ends it at its deadline; otherwise the waiting caller does.
+    timed: bool,
+    /// It has left on some connection, so it may have been executed.
+    sent: bool,
+}
+
+enum Link {
+    /// No connection; no new attempt before `until`.
+    Down {
+        until: Instant,
+    },
+    Connecting {
+        connection: Arc<Connection>,
+        since: Instant,
+    },
+    Up {
+        connection: Arc<Connection>,
+    },
+}
+
+enum Binding {
+    Unbound,
+    /// The bind request's xid; kept over connections, as any request's.
+    Asked {
+        xid: Xid,
+    },
+    Bound {
+        server: ServerNonce,
+        ours: bool,
+    },
+    /// Invariant 4.
+    OldServer,
+}
+
+struct State {
+    link: Link,
+    binding: Binding,
+    next_xid: i32,
+    calls: BTreeMap<Xid, Call>,
+    outstanding_bytes: usize,
+    reachable: bool,
+    back_off: Duration,
+    refused_since: Option<Instant>,
+    /// When the timer fires that was set last, if it hasn't yet.
+    timer: Option<Instant>,
+    destroyed: bool,
+}
+
+struct Inner {
+    name: String,
+    addr: SocketAddr,
+    nonce: ClientNonce,
+    options: Options,
+    pollmgr: PollMgr,
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+}
+
+/// A client of one server. Dropping it cancels what is outstanding.
+#[doc(alias = "rpcc")]
+pub struct Client(Arc<Inner>);
+
+impl Client {
+    /// A client on the process's default poll manager; see [`Client::new_on`].
+    pub fn new(addr: SocketAddr, options: Options) -> Client {
+        Self::new_on(&PollMgr::shared(), addr, options)
+    }
+
+    /// A client of the server at `addr`. Nothing is sent before the first call.
+    pub fn new_on(pollmgr: &PollMgr, addr: SocketAddr, options: Options) -> Client {
+        let state = State {
+            link: Link::Down { until: Instant::ZERO },
+            binding: Binding::Unbound,
+            next_xid: 1,
+            calls: BTreeMap::new(),
+            outstanding_bytes: 0,
+            reachable: true,
+            back_off: FIRST_BACK_OFF,
+            refused_since: None,
+            timer: None,
+            destroyed: false,
+        };
+        Client(Arc::new(Inner {
+            name: addr.to_string(),
+            addr,
+            nonce: ClientNonce(rt::random::u32() | 1),
+            options,
+            pollmgr: pollmgr.clone(),
+            budget: Arc::default(),
+            state: Mutex::new(STATE_RANK, state),
+        }))
+    }
+
+    /// Binds to the server, if that hasn't happened yet. Calls do so by themselves.
+    ///
+    /// # Errors
+    /// [`CallError::Bind`] if the server wasn't reached within `total`; [`CallError::OldServer`] if it was replaced.
+    pub fn bind(&self, total: Duration) -> Result<(), CallError> {
+        match self.wait(BIND_ONLY, now() + total) {
+            Ok(_) => Ok(()),
+            Err(CallError::OldServer) => Err(CallError::OldServer),
+            Err(_) => Err(CallError::Bind),
+        }
+    }
+
+    /// Calls a procedure and waits for its status and result, at most for `total`.
+    ///
+    /// # Errors
+    /// [`CallError`]; `may_have_executed` tells whether the server may have executed the request.
+    pub fn call<A: Marshal, R: Unmarshal>(
+        &self,
+        procedure: Procedure<A, R>,
+        args: A,
+        total: Duration,
+    ) -> Result<(i32, R), CallError> {
+        typed(self.wait(self.0.request(procedure.number, &args)?, now() + total))
+    }
+
+    /// Calls a procedure; `done` gets its status and result, or why there are none, within `total`. It runs on the poll
+    /// thread and must not block.
+    pub fn call_async<A: Marshal, R: Unmarshal + 'static>(
+        &self,
+        procedure: Procedure<A, R>,
+        args: A,
+        total: Duration,
+        done: impl FnOnce(Result<(i32, R), CallError>) + Send + 'static,
+    ) {
+        let deadline = now() + total;
+        let completion: Completion = Box::new(move |reply| done(typed(reply)));
+        let refused = match self.0.request(procedure.number, &args) {
+            Ok(request) => self.0.begin(request, deadline, completion, true).err(),
+            Err(error) => Some((error, completion)),
+        };
+        if let Some((error, completion)) = refused {
+            self.0.pollmgr.defer(move || completion(Err(error)));
+        }
+    }
+
+    /// Whether the server has told at bind that it is one of ours and not one of the lab's. False before the bind.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.0.state.lock().binding, Binding::Bound { ours: true, .. })
+    }
+
+    /// Since when every connection attempt has been refused; `None` after one that succeeded or got no answer.
+    pub fn refused_since(&self) -> Option<Instant> {
+        self.0.state.lock().refused_since
+    }
+
+    /// Whether the server was replaced since the client bound to it; a new client is needed then.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self.0.state.lock().binding, Binding::OldServer)
+    }
+
+    /// While false no request leaves, and calls time out (lab: `rpcc::set_reachable`).
+    pub fn set_reachable(&self, reachable: bool) {
+        let mut state = self.0.state.lock();
+        state.reachable = reachable;
+        if reachable {
+            self.0.send_all(&mut state);
+            self.0.advance(&mut state);
+        }
+    }
+
+    /// Ends every outstanding call with [`CallError::Cancel`] (lab: `rpcc::cancel`).
+    pub fn cancel(&self) {
+        self.0.fail_all(CallError::Cancel);
+    }
+
+    fn wait(&self, request: Vec<u8>, deadline: Instant) -> RawReply {
+        let slot = Arc::new(Slot { reply: Mutex::new(SLOT_RANK, None), filled: Condvar::new() });
+        let filler = slot.clone();
+        let completion: Completion = Box::new(move |reply| {
+            *filler.reply.lock() = Some(reply);
+            filler.filled.notify_one();
+        });
+        let xid = match self.0.begin(request, deadline, completion, false) {
+            Ok(xid) => xid,
+            Err((error, _)) => return Err(error),
+        };
+        let mut reply = slot.reply.lock();
+        loop {
+            if let Some(reply) = reply.take() {
+                return reply;
+            }
+            if !slot.filled.wait_until(&mut reply, deadline) && reply.is_none() {
+                drop(reply);
+                if let Some(error) = self.0.give_up(xid) {
+                    return Err(error);
+                }
+                // The reply is on its way into the slot.
+                reply = slot.reply.lock();
+                while reply.is_none() {
+                    slot.filled.wait(&mut reply);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let link = {
+            let mut state = self.0.state.lock();
+            state.destroyed = true;
+            std::mem::replace(&mut state.link, Link::Down { until: Instant::ZERO })
+        };
+        if let Link::Connecting { connection, .. } | Link::Up { connection } = link {
+            connection.close("the client is dropped");
+        }
+        self.0.fail_all(CallError::Cancel);
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.0.name)
+    }
+}
+
+/// Where a blocked caller's reply is put.
+struct Slot {
+    reply: Mutex<Option<RawReply>>,
+    /// Notified when the reply is there.
+    filled: Condvar,
+}
+
+fn typed<R: Unmarshal>(reply: RawReply) -> Result<(i32, R), CallError> {
+    let (value, result) = reply?;
+    let result = decode(&result).map_err(|error| {
+        tracing::warn!(%error, "a reply that isn't its procedure's result");
+        CallError::UnmarshalReply
+    })?;
+    Ok((value, result))
+}
+
+/// What a call waits for if it has no request of its own: the bind.
+const BIND_ONLY: Vec<u8> = Vec::new();
+
+impl Inner {
+    /// A request whose xid, server nonce and xid_rep are still to be written.
+    fn request(&self, procedure: u32, args: &impl Marshal) -> Result<Vec<u8>, CallError> {
+        let header = RequestHeader {
+            xid: Xid(0),
+            procedure,
+            client_nonce: self.nonce,
+            server_nonce: ServerNonce(0),
+            xid_rep: Xid(0),
+        };
+        pdu::request(&header, args).map_err(|error| {
+            tracing::error!(%error, procedure, "arguments are too long to be sent");
+            CallError::UnmarshalArgs
+        })
+    }
+
+    /// Makes a call outstanding. With `timed` the poll thread ends it at its deadline; else the caller does.
+    fn begin(
+        self: &Arc<Self>,
+        pdu: Vec<u8>,
+        deadline: Instant,
+        completion: Completion,
+        timed: bool,
+    ) -> Result<Xid, (CallError, Completion)> {
+        let mut state = self.state.lock();
+        if state.destroyed {
+            return Err((CallError::Cancel, completion));
+        }
+        if matches!(state.binding, Binding::OldServer) || state.next_xid == i32::MAX {
+            state.binding = Binding::OldServer;
+            return Err((CallError::OldServer, completion));
+        }
+        if state.calls.len() >= MAX_OUTSTANDING || state.outstanding_bytes >= MAX_OUTSTANDING_BYTES {
+            return Err((CallError::Bind, completion));
+        }
+        let xid = state.take_xid();
+        state.outstanding_bytes += pdu.len();
+        state.calls.insert(xid, Call { pdu, deadline, completion, timed, sent: false });
+        if timed {
+            self.arm(&mut state, deadline);
+        }
+        self.send_call(&mut state, xid);
+        self.advance(&mut state);
+        Ok(xid)
+    }
+
+    /// Takes a call back whose time is up; `None` if its reply has come.
+    fn give_up(&self, xid: Xid) -> Option<CallError> {
+        let call = self.state.lock().remove(xid)?;
+        Some(call.time_is_up())
+    }
+
+    /// Sends one outstanding call, if that is possible now.
+    fn send_call(&self, state: &mut State, xid: Xid) {
+        let (Link::Up { connection }, Binding::Bound { server, .. }, true) =
+            (&state.link, &state.binding, state.reachable)
+        else {
+            return;
+        };
+        let xid_rep = state.calls.first_key_value().map_or(xid, |(first, _)| *first);
+        let Some(call) = state.calls.get_mut(&xid).filter(|call| !call.pdu.is_empty()) else { return };
+        pdu::stamp(&mut call.pdu, xid, *server, Xid(xid_rep.0 - 1));
+        call.sent |= self.send(connection, &call.pdu);
+    }
+
+    /// True if the PDU may reach the server.
+    fn send(&self, connection: &Connection, pdu: &[u8]) -> bool {
+        if self.options.loses() {
+            connection.close("RPC_LOSSY");
+            return false;
+        }
+        connection.send(pdu) == Sent::Taken
+    }
+
+    /// Sends everything that is outstanding, on a new connection or after the bind.
+    fn send_all(&self, state: &mut State) {
+        let xids: Vec<Xid> = state.calls.keys().copied().collect();
+        for xid in xids {
+            self.send_call(state, xid);
+        }
+    }
+
+    fn send_bind(&self, state: &mut State) {
+        let xid = match state.binding {
+            Binding::Unbound => state.take_xid(),
+            Binding::Asked { xid } => xid,
+            Binding::Bound { .. } | Binding::OldServer => return,
+        };
+        state.binding = Binding::Asked { xid };
+        let header = RequestHeader {
+            xid,
+            procedure: BIND,
+            client_nonce: self.nonce,
+            server_nonce: ServerNonce(0),
+            xid_rep: Xid(0),
+        };
+        if let (Link::Up { connection }, Ok(pdu)) = (&state.link, pdu::request(&header, &HELLO)) {
+            self.send(connection, &pdu);
+        }
+    }
+
+    /// Does what the outstanding calls need next: connect, bind, or wait.
+    fn advance(self: &Arc<Self>, state: &mut State) {
+        if state.destroyed || state.calls.is_empty() || !state.reachable {
+            return;
+        }
+        match (&state.link, &state.binding) {
+            (_, Binding::OldServer) => {}
+            (Link::Down { until }, _) => {
+                let until = *until;
+                if now() < until { self.arm(state, until) } else { self.connect(state) }
+            }
+            (Link::Connecting { since, .. }, _) => {
+                let give_up = *since + CONNECT_PATIENCE;
+                self.arm(state, give_up);
+            }
+            (Link::Up { .. }, Binding::Unbound) => self.send_bind(state),
+            (Link::Up { .. }, Binding::Asked { .. } | Binding::Bound { .. }) => {}
+        }
+    }
+
+    fn connect(self: &Arc<Self>, state: &mut State) {
+        let attempt = TcpStream::connect(self.addr).and_then(|stream| {
+            let owner: Weak<Inner> = Arc::downgrade(self);
+            let connection = Connection::start(&self.pollmgr, stream, false, owner, self.budget.clone());
+            connection.watch()?;
+            Ok(connection)
+        });
+        match attempt {
+            Ok(connection) => {
+                let since = now();
+                state.link = Link::Connecting { connection, since };
+                self.arm(state, since + CONNECT_PATIENCE);
+            }
+            Err(error) => {
+                state.note_failure(&error);
+                let until = state.back_off();
+                state.link = Link::Down { until };
+                self.arm(state, until);
+            }
+        }
+    }
+
+    /// Has `tick` called at `when`, or a little later.
+    fn arm(self: &Arc<Self>, state: &mut State, when: Instant) {
+        if state.timer.is_some_and(|set| set <= when) {
+            return;
+        }
+        state.timer = Some(when);
+        let inner = Arc::downgrade(self);
+        self.pollmgr.run_at(when, move || {
+            if let Some(inner) = inner.upgrade() {
+                inner.tick();
+            }
+        });
+    }
+
+    /// Ends the timed calls whose time is up, and goes on with the connection.
+    fn tick(self: &Arc<Self>) {
+        let time = now();
+        let mut ended = Vec::new();
+        let hung = {
+            let mut state = self.state.lock();
+            state.timer = None;
+            let due: Vec<Xid> =
+                state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
+            ended.extend(due.into_iter().filter_map(|xid| state.remove(xid)));
+            self.advance(&mut state);
+            if let Some(next) = state.calls.values().filter(|c| c.timed).map(|c| c.deadline).min() {
+                // Deadlines close together are served together.
+                self.arm(&mut state, next.max(time + TICK));
+            }
+            match &state.link {
+                Link::Connecting { connection, since } if time - *since >= CONNECT_PATIENCE => Some(connection.clone()),
+                _ => None,
+            }
+        };
+        if let Some(connection) = hung {
+            connection.close("no answer to the connection attempt");
+        }
+        for call in ended {
+            let error = call.time_is_up();
+            (call.completion)(Err(error));
+        }
+    }
+
+    /// Ends every call; on whatever thread, so the completions are handed to the poll thread.
+    fn fail_all(&self, error: CallError) {
+        let calls = self.state.lock().take_calls();
+        self.pollmgr.defer(move || calls.into_iter().for_each(|call| (call.completion)(Err(error))));
+    }
+
+    /// The answer to bind. Returns the calls that waited for it alone.
+    fn bound(&self, state: &mut State, result: &[u8]) -> Result<Vec<Call>, CallError> {
+        let mut input = Unmarshaller::new(result);
+        let server = ServerNonce(input.read().map_err(|_| CallError::UnmarshalReply)?);
+        let ours = input.remaining() > 0 && input.read::<i32>() == Ok(HELLO);
+        state.binding = Binding::Bound { server, ours };
+        let waited: Vec<Xid> = state.calls.iter().filter(|(_, c)| c.pdu.is_empty()).map(|c| *c.0).collect();
+        let waited = waited.into_iter().filter_map(|xid| state.remove(xid)).collect();
+        self.send_all(state);
+        Ok(waited)
+    }
+}
+
+impl Owner for Inner {
+    fn connected(&self, connection: &Arc<Connection>) {
+        let mut state = self.state.lock();
+        state.refused_since = None;
+        state.link = Link::Up { connection: connection.clone() };
+        if state.reachable {
+            self.send_bind(&mut state);
+            self.send_all(&mut state);
+        }
+    }
+
+    fn pdu(self: Arc<Self>, connection: &Arc<Connection>, pdu: &[u8]) -> ControlFlow<()> {
+        let Some((ReplyHeader { xid, value }, result)) = ReplyHeader::parse(pdu) else {
+            connection.close("not a reply");
+            return ControlFlow::Break(());
+        };
+        let mut state = self.state.lock();
+        // Only now the connection has shown that it is good for something.
+        state.back_off = FIRST_BACK_OFF;
+        let (calls, reply) = if matches!(state.binding, Binding::Asked { xid: asked } if asked == xid) {
+            let bound = if value < 0 { Err(CallError::Bind) } else { self.bound(&mut state, result) };
+            match bound {
+                Ok(waited) => (waited, Ok((0, Vec::new()))),
+                Err(error) => (state.take_calls(), Err(error)),
+            }
+        } else if value == CallError::OldServer.code() {
+            state.binding = Binding::OldServer;
+            (state.take_calls(), Err(CallError::OldServer))
+        } else {
+            let call = state.remove(xid);
+            let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };
+            (call.into_iter().collect(), reply)
+        };
+        drop(state);
+        for call in calls {
+            (call.completion)(reply.clone());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn closed(self: Arc<Self>, connection: &Arc<Connection>, why: &io::Error) {
+        tracing::trace!(%why, server = %self.addr, "connection closed");
+        let mut state = self.state.lock();
+        let until = match &state.link {
+            Link::Up { connection: current } if current.id() == connection.id() => {
+                // What is outstanding goes out again at once, unless this connection was good for nothing either.
+                if state.back_off == FIRST_BACK_OFF { now() } else { state.back_off() }
+            }
+            Link::Connecting { connection: current, .. } if current.id() == connection.id() => {
+                state.note_failure(why);
+                state.back_off()
+            }
+            _ => return,
+        };
+        if until <= now() {
+            state.back_off = FIRST_BACK_OFF * 2;
+        }
+        state.link = Link::Down { until };
+        self.advance(&mut state);
+    }
+}
+
+impl Call {
+    fn time_is_up(&self) -> CallError {
+        if self.sent { CallError::Timeout } else { CallError::Bind }
+    }
+}
+
+impl State {
+    fn take_xid(&mut self) -> Xid {
+        let xid = Xid(self.next_xid);
+        self.next_xid += 1;
+        xid
+    }
+
+    fn remove(&mut self, xid: Xid) -> Option<Call> {
+        let call = self.calls.remove(&xid)?;
+        self.outstanding_bytes -= call.pdu.len();
+        Some(call)
+    }
+
+    fn take_calls(&mut self) -> Vec<Call> {
+        self.outstanding_bytes = 0;
+        std::mem::take(&mut self.calls).into_values().collect()
+    }
+
+    /// When the next attempt may be made; the one after that will have to wait twice as long.
+    fn back_off(&mut self) -> Instant {
+        let until = now() + self.back_off;
+        self.back_off = (self.back_off * 2).min(MAX_BACK_OFF);
+        until
+    }
+
+    fn note_failure(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.refused_since.get_or_insert_with(now);
+        } else {
+            self.refused_since = None;
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Joining and syncing (lab: `rsm::recovery` and what it calls).
+//!
+//! The recovery thread brings a node from wherever it stands into the service: it joins while the latest view doesn't
+//! name it or was formed without it, and syncs while the view changes.
+//!
+//! What a restart means while the state is in memory alone: a node that its log names is a member that lost its state.
+//! It asks to be removed, and to be added again. If every other member has lost its state as well, or is dead, nobody
+//! holds it any more: then, as in the lab, the service goes on from an empty state, and says so.
+//!
+//! Invariants:
+//! 1. A node serves, or hands out its state, in a view only after it was in sync in it (replica.rs).
+//! 2. A joiner is added when all members are in sync, one at a time, so at most the last member holds no state.
+//! 3. A state that can't be read leaves the node out of sync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rt::time::{Instant, now};
+use yfs_config::{Standing, ViewId};
+use yfs_rpc::marshall::Bytes;
+
+use crate::protocol::{CLIENT_MEMBERS, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, TransferRes, Viewstamp};
+use crate::rsm::Inner;
+use crate::state_machine::StateMachine;
+
+/// A joiner waits so long for the primary, which runs up to two rounds and syncs in between (lab: 120 s).
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a node may take to name the members.
+const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pauses between tries to join.
+const FIRST_JOIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_JOIN_PAUSE: Duration = Duration::from_secs(1);
+/// How long a transfer may take, and the pause before it is asked for again (lab: 1 s).
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(10);
+const TRANSFER_PAUSE: Duration = Duration::from_millis(20);
+/// The primary removes members that have not come into sync for so long after the last one did.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a joiner's request waits for the members to be in sync.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+/// A node that can't read the service's state tries again after this time.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the recovery thread does next.
+enum Step {
+    Join,
+    Sync(u32),
+    Wait,
+    Stop,
+}
+
+impl<S: StateMachine> Inner<S> {
+    /// The recovery thread.
+    pub(crate) fn recovery(self: &Arc<Self>) {
+        let mut pause = FIRST_JOIN_PAUSE;
+        loop {
+            match self.next_step() {
+                Step::Stop => return,
+                Step::Wait => {
+                    pause = FIRST_JOIN_PAUSE;
+                    let mut state = self.state.lock();
+                    // Looked at again under the lock, so that no commit is missed.
+                    if !state.stopping && !state.replica.in_view_change() {
+                        self.recovery_cond.wait(&mut state);
+                    }
+                }
+                Step::Sync(vid_insync) => {
+                    let synced = if self.state.lock().replica.is_primary() {
+                        self.sync_with_backups(vid_insync)
+                    } else {
+                        self.sync_with_primary(vid_insync)
+                    };
+                    if synced {
+                        tracing::info!(node = %self.me, vid = vid_insync, "in sync");
+                    }
+                }
+                Step::Join => {
+                    if self.rejoin() {
+                        pause = FIRST_JOIN_PAUSE;
+                    } else {
+                        self.pause_until_commit(now() + pause);
+                        pause = (pause * 2).min(MAX_JOIN_PAUSE);
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_step(&self) -> Step {
+        let (step, ask_removal) = {
+            let state = self.state.lock();
+            let replica = &state.replica;
+            let lost = replica.is_member() && !replica.holds_state() && (!replica.takes_part() || replica.is_primary());
+            let step = if state.stopping {
+                Step::Stop
+            } else if !replica.is_member() || lost {
+                Step::Join
+            } else if replica.in_view_change() {
+                Step::Sync(replica.vid())
+            } else {
+                Step::Wait
+            };
+            (step, lost)
+        };
+        self.cfg.set_role(!ask_removal);
+        step
+    }
+
+    /// Waits until `deadline`, a new view, or the end.
+    fn pause_until_commit(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        let vid = state.replica.vid();
+        while state.replica.vid() == vid && !state.stopping && self.recovery_cond.wait_until(&mut state, deadline) {}
+    }
+
+    /// One try to come into a view that was formed with this node. False if it came to nothing.
+    fn rejoin(self: &Arc<Self>) -> bool {
+        if self.state.lock().replica.is_member() && self.nobody_holds_the_state() {
+            return self.begin_from_nothing();
+        }
+        let mut asked = Vec::new();
+        let mut candidates = vec![self.first.clone()];
+        candidates.extend(self.state.lock().replica.members().iter().cloned());
+        for candidate in candidates {
+            let Some(primary) = self.primary_by(&candidate) else { continue };
+            if primary == self.me || asked.contains(&primary) {
+                continue;
+            }
+            if self.join(&primary) {
+                return true;
+            }
+            asked.push(primary);
+        }
+        if asked.is_empty() {
+            tracing::info!(node = %self.me, first = %self.first, "no node to join through answers; trying again");
+        }
+        false
+    }
+
+    /// Whom `name` takes for the primary: nobody if it doesn't answer.
+    fn primary_by(&self, name: &str) -> Option<String> {
+        if name == self.me {
+            return None;
+        }
+        let client = self.handles.client(name).ok()?;
+        let (_, mut members) = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT).ok()?;
+        members.pop().filter(|primary| yfs_rpc::names::address(primary).is_ok())
+    }
+
+    /// Every other member of the latest view is dead, or has lost its state as this node has.
+    fn nobody_holds_the_state(&self) -> bool {
+        self.cfg.survey().values().all(|standing| matches!(standing, Standing::Refuses | Standing::AsksRemoval))
+    }
+
+    /// Nobody holds the state: forms a view after this node's start, and as its primary goes on with an empty state.
+    fn begin_from_nothing(&self) -> bool {
+        let begun = {
+            let mut state = self.state.lock();
+            let begun = state.replica.takes_part() && state.replica.is_primary();
+            if begun {
+                state.replica.begin_from_nothing();
+            }
+            begun
+        };
+        if begun {
+            tracing::warn!(node = %self.me, "no member holds the state any more: going on with an empty one");
+            return true;
+        }
+        let dead = self.cfg.survey().into_iter().find(|(_, standing)| *standing == Standing::Refuses);
+        let outcome = match dead {
+            Some((name, _)) => self.cfg.remove(&name),
+            None => self.cfg.propose_same(),
+        };
+        outcome.is_decided()
+    }
+
+    /// Asks `m`, the primary, to be added, and learns the views from it (lab: `join`).
+    fn join(&self, m: &str) -> bool {
+        let last = self.state.lock().replica.last_myvs();
+        tracing::info!(node = %self.me, primary = m, %last, "join");
+        let Ok(client) = self.handles.client(m) else { return false };
+        let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
+            Ok((status, Bytes(log))) if status == RsmStatus::OK as i32 => log,
+            Ok((status, _)) => {
+                tracing::info!(node = %self.me, primary = m, status, "join: not now");
+                return false;
+            }
+            Err(error) => {
+                tracing::info!(node = %self.me, primary = m, %error, "join: no answer");
+                return false;
+            }
+        };
+        let restored = str::from_utf8(&log)
+            .map_err(|e| e.to_string())
+            .and_then(|log| self.cfg.restore(log).map_err(|e| e.to_string()));
+        match restored {
+            Ok(vid) => {
+                tracing::info!(node = %self.me, primary = m, %vid, "joined");
+                self.cfg.ismember(&self.me, vid)
+            }
+            Err(error) => {
+                tracing::error!(node = %self.me, primary = m, error, "join: the log of the primary can't be used");
+                false
+            }
+        }
+    }
+
+    /// Handler: adds `m` to the view, and answers with the Paxos log (lab: `joinreq`).
+    pub(crate) fn joinreq(&self, m: &str, last: Viewstamp) -> (RsmStatus, Bytes) {
+        let busy = (RsmStatus::BUSY, Bytes::default());
+        tracing::info!(node = %self.me, src = m, %last, "joinreq");
+        if m == self.me || yfs_rpc::names::address(m).is_err() {
+            return (RsmStatus::ERR, Bytes::default());
+        }
+        let Some((vid, listed, proven)) = self.admissible(m) else { return busy };
+        if !self.cfg.all_answer() {
+            // With a member dead and not yet removed, one more dead joiner could cost the majority.
+            return busy;
+        }
+        if proven {
+            // It was in sync and asks again: it has lost its state, so it has to be a new member.
+            tracing::info!(node = %self.me, src = m, "joinreq: a member that lost its state is removed first");
+            if !self.cfg.remove(m).is_decided() {
+                return busy;
+            }
+            let Some((vid, listed, _)) = self.admissible(m) else { return busy };
+            if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
+                return busy;
+            }
+        } else if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
+            return busy;
+        }
+        if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }
+    }
+
+    /// Waits until this node is the primary of a view in which all are in sync (invariant 2), or `m` is a member that
+    /// isn't yet. Returns the view, whether it lists `m`, and whether `m` was in sync. `None`: not now.
+    fn admissible(&self, m: &str) -> Option<(u32, bool, bool)> {
+        let deadline = now() + ADMISSION_PATIENCE;
+        let mut state = self.state.lock();
+        loop {
+            let replica = &state.replica;
+            if !replica.is_primary() || !replica.holds_state() || state.stopping {
+                return None;
+            }
+            let listed = replica.members().iter().any(|member| member == m);
+            let proven = listed && replica.is_proven(m);
+            if !replica.in_view_change() || listed {
+                return Some((replica.vid(), listed, proven));
+            }
+            if !self.sync_cond.wait_until(&mut state, deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// The primary's part of a sync: hands out its state until all members have it (lab: `sync_with_backups`).
+    fn sync_with_backups(&self, vid_insync: u32) -> bool {
+        let due = {
+            let mut state = self.state.lock();
+            if state.replica.vid() != vid_insync || !state.replica.is_primary() || !state.replica.holds_state() {
+                return false;
+            }
+            state.replica.begin_sync();
+            tracing::info!(node = %self.me, vid = vid_insync, backups = ?state.replica.backups(), "sync_with_backups");
+            let mut deadline = now() + SYNC_PATIENCE;
+            let mut left = state.replica.backups().len();
+            while state.replica.vid() == vid_insync && !state.replica.is_synced() {
+                if state.stopping {
+                    return false;
+                }
+                let notified = self.sync_cond.wait_until(&mut state, deadline);
+                if state.replica.backups().len() < left {
+                    left = state.replica.backups().len();
+                    deadline = now() + SYNC_PATIENCE;
+                } else if !notified {
+                    let laggards: Vec<String> = state.replica.backups().iter().cloned().collect();
+                    drop(state);
+                    self.remove_laggards(&laggards);
+                    state = self.state.lock();
+                    deadline = now() + SYNC_PATIENCE;
+                }
+            }
+            if state.replica.vid() != vid_insync {
+                return false;
+            }
+            state.replica.end_view_change();
+            state.machine.state.due()
+        };
+        self.sync_cond.notify_all();
+        // The last primary may have died before it sent them.
+        self.emit(due);
+        true
+    }
+
+    fn remove_laggards(&self, laggards: &[String]) {
+        for name in laggards {
+            tracing::warn!(node = %self.me, peer = %name, "a member doesn't come into sync: it is removed");
+            if self.cfg.remove(name).is_decided() {
+                return;
+            }
+        }
+    }
+
+    /// A backup's part of a sync: fetches the primary's state and says so (lab: `sync_with_primary`).
+    fn sync_with_primary(&self, vid_insync: u32) -> bool {
+        let m = self.primary_of(&self.state.lock().replica);
+        while !self.statetransfer(&m, vid_insync) {
+            let mut state = self.state.lock();
+            if state.replica.vid() != vid_insync || state.stopping {
+                return false;
+            }
+            self.recovery_cond.wait_until(&mut state, now() + TRANSFER_PAUSE);
+            if state.replica.vid() != vid_insync || state.stopping {
+                return false;
+            }
+        }
+        self.statetransferdone(&m, vid_insync)
+    }
+
+    /// Fetches the state of `m`, and installs it if the view is still the same (lab: `statetransfer`).
+    fn statetransfer(&self, m: &str, vid_insync: u32) -> bool {
+        let last = self.state.lock().replica.last_myvs();
+        let Ok(client) = self.handles.client(m) else { return false };
+        let res = match client.call(TRANSFERREQ, (self.me.clone(), last, vid_insync), TRANSFER_TIMEOUT) {
+            Ok((status, res)) if status == RsmStatus::OK as i32 => res,
+            // It hasn't got as far as we have.
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::info!(node = %self.me, primary = m, %error, "statetransfer: no answer");
+                return false;
+            }
+        };
+        let mut state = self.state.lock();
+        if state.replica.vid() != vid_insync || state.stopping {
+            return false;
+        }
+        if last != res.last {
+            if let Err(error) = state.machine.state.unmarshal_state(&res.state.0) {
+                drop(state);
+                tracing::error!(node = %self.me, primary = m, %error, "the primary's state can't be read: this node \
+                    stays out of sync and asks to be removed");
+                self.cfg.ask_removal(true);
+                self.pause_until_commit(now() + UNREADABLE_PAUSE);
+                return false;
+            }
+            state.replica.installed(res.last);
+        }
+        // From here on it takes the view's requests: the primary may send the first one before it has answered us.
+        state.replica.end_view_change();
+        tracing::info!(node = %self.me, primary = m, last = %res.last, bytes = res.state.0.len(), "statetransfer");
+        true
+    }
+
+    /// Tells the primary that this node is in sync (lab: `statetransferdone`).
+    fn statetransferdone(&self, m: &str, vid_insync: u32) -> bool {
+        loop {
+            let answer = self
+                .handles
+                .client(m)
+                .ok()
+                .and_then(|c| c.call(TRANSFERDONEREQ, (self.me.clone(), vid_insync), TRANSFER_TIMEOUT).ok());
+            if answer.is_some_and(|(status, _)| status == RsmStatus::OK as i32) {
+                return true;
+            }
+            let mut state = self.state.lock();
+            if state.replica.vid() != vid_insync || state.stopping {
+                return false;
+            }
+            self.recovery_cond.wait_until(&mut state, now() + TRANSFER_PAUSE);
+        }
+    }
+
+    /// Handler: a backup asks for the state (lab: `transferreq`).
+    pub(crate) fn transferreq(&self, src: &str, last: Viewstamp, vid: u32) -> (RsmStatus, TransferRes) {
+        let state = self.state.lock();
+        if !state.replica.may_transfer(vid) {
+            return (RsmStatus::BUSY, TransferRes::default());
+        }
+        let mine = state.replica.last_myvs();
+        tracing::info!(node = %self.me, src, %last, %mine, vid, "transferreq");
+        let bytes = if last == mine { Bytes::default() } else { Bytes(state.machine.state.marshal_state()) };
+        (RsmStatus::OK, TransferRes { state: bytes, last: mine })
+    }
+
+    /// Handler: a backup is in sync (lab: `transferdonereq`).
+    pub(crate) fn transferdonereq(&self, m: &str, vid: u32) -> (RsmStatus, i32) {
+        let status = self.state.lock().replica.transfer_done(m, vid);
+        self.sync_cond.notify_all();
+        (status, 0)
+    }
+}

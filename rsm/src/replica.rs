@@ -1,0 +1,272 @@
+//! The sequencing of requests and view changes, without I/O, lock, thread or clock.
+//!
+//! A replica is in a view that it learnt from config. After each change of the view its members sync: the primary's
+//! state is the authority, the backups fetch it, and only when all of them have said so does the primary stamp requests
+//! again. Between two views at most one request is outstanding: stamped, but not yet executed by the primary.
+//!
+//! Invariants (views.md's rules in brackets):
+//! 1. `last_myvs` moves with execution only, or with a state that was installed whole.
+//! 2. A stamp that was sent is neither skipped nor given to another request: while one is outstanding no other is given,
+//!    and a new view drops it before any state is handed out. [4]
+//! 3. A replica hands out its state, and serves, only if it holds the state: it was in sync in some view s since it
+//!    started, and is named by every view from s on. [0]
+//! 4. A backup executes the stamp after its last one and no other, only in the current view, only when in sync in it.
+//! 5. The primary is the first name of the view: joiners come last, and views differ by one name, so it is the
+//!    primary of the view before if that one is a member, or else the first member of the view before that still is.
+//!
+//! The state is in memory alone: whoever restarts holds nothing, and joins anew.
+
+use std::collections::BTreeSet;
+
+use crate::protocol::{ClientStatus, RsmStatus, Viewstamp};
+
+/// A request that the primary has stamped and not executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Its stamp.
+    pub vs: Viewstamp,
+    /// The backups that have not yet executed it.
+    pub missing: BTreeSet<String>,
+}
+
+/// What a backup does with a request of its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the next one.
+    Execute,
+    /// It has been executed already; say so again.
+    Again,
+    /// It is of another view, or there is a gap.
+    Refuse,
+}
+
+/// Where a replica stands.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    me: String,
+    /// The latest view, 0 before the first (lab: `vid_commit`).
+    vid_commit: u32,
+    members: Vec<String>,
+    /// The view change isn't over (lab: `inviewchange`).
+    inviewchange: bool,
+    /// The primary hands out its state (lab: `insync`).
+    insync: bool,
+    /// The members that are not yet in sync in this view (lab: `backups`).
+    backups: BTreeSet<String>,
+    /// The members that have been in sync in this view or the one before, and are members still.
+    proven: BTreeSet<String>,
+    last_myvs: Viewstamp,
+    outstanding: Option<Outstanding>,
+    holds_state: bool,
+    /// The last view at the start; it was formed without this process.
+    vid_start: u32,
+}
+
+impl Replica {
+    /// A replica that starts. `vid` and `members` are the last view of its Paxos log, (0, none) without one.
+    pub fn new(me: &str, vid: u32, members: Vec<String>) -> Self {
+        Replica {
+            me: me.to_owned(),
+            vid_commit: vid,
+            members,
+            inviewchange: true,
+            insync: false,
+            backups: BTreeSet::new(),
+            proven: BTreeSet::new(),
+            last_myvs: Viewstamp::default(),
+            outstanding: None,
+            holds_state: false,
+            vid_start: vid,
+        }
+    }
+
+    /// The latest view.
+    pub fn vid(&self) -> u32 {
+        self.vid_commit
+    }
+
+    /// The members of the latest view.
+    pub fn members(&self) -> &[String] {
+        &self.members
+    }
+
+    /// The primary of the latest view, if there is a view (invariant 5).
+    pub fn primary(&self) -> Option<&str> {
+        self.members.first().map(String::as_str)
+    }
+
+    /// Whether this node is the primary of the latest view.
+    pub fn is_primary(&self) -> bool {
+        self.primary() == Some(&self.me)
+    }
+
+    /// Whether the latest view names this node.
+    pub fn is_member(&self) -> bool {
+        self.members.contains(&self.me)
+    }
+
+    /// Whether this node takes part in replication: the latest view names it and was formed after it started.
+    pub fn takes_part(&self) -> bool {
+        self.is_member() && self.vid_commit > self.vid_start
+    }
+
+    /// Whether this node serves, or would if it were the primary.
+    pub fn in_view_change(&self) -> bool {
+        self.inviewchange
+    }
+
+    /// Invariant 3.
+    pub fn holds_state(&self) -> bool {
+        self.holds_state
+    }
+
+    /// The last request executed.
+    pub fn last_myvs(&self) -> Viewstamp {
+        self.last_myvs
+    }
+
+    /// The request that is stamped and not executed.
+    pub fn outstanding(&self) -> Option<&Outstanding> {
+        self.outstanding.as_ref()
+    }
+
+    /// The members that are not in sync yet, while the primary waits for them.
+    pub fn backups(&self) -> &BTreeSet<String> {
+        &self.backups
+    }
+
+    /// A view was committed; false if it is no newer than the latest one (lab: `commit_change_wo`).
+    pub fn commit(&mut self, vid: u32, members: Vec<String>) -> bool {
+        if vid <= self.vid_commit {
+            return false;
+        }
+        self.vid_commit = vid;
+        self.members = members;
+        self.inviewchange = true;
+        self.insync = false;
+        self.backups.clear();
+        self.outstanding = None;
+        self.holds_state &= self.is_member();
+        let members = &self.members;
+        self.proven.retain(|name| members.contains(name));
+        true
+    }
+
+    /// The first node has formed the first view, alone: its empty state is the state.
+    pub fn begin_first_view(&mut self) {
+        assert!(self.members == [self.me.clone()], "the first view is the first node alone");
+        self.holds_state = true;
+    }
+
+    /// Nobody holds the state any more, and this node goes on with its own.
+    pub fn begin_from_nothing(&mut self) {
+        self.holds_state = true;
+    }
+
+    /// The primary begins to sync the view: from now on it hands out its state (lab: `sync_with_backups`). True if there
+    /// is nobody to wait for.
+    pub fn begin_sync(&mut self) -> bool {
+        assert!(self.is_primary() && self.holds_state, "only a primary that holds the state hands it out");
+        self.insync = true;
+        self.backups = self.members.iter().filter(|name| **name != self.me).cloned().collect();
+        self.backups.is_empty()
+    }
+
+    /// Whether the state may be handed out for view `vid` (lab: `transferreq`).
+    pub fn may_transfer(&self, vid: u32) -> bool {
+        self.is_primary() && self.holds_state && vid == self.vid_commit && (self.insync || !self.inviewchange)
+    }
+
+    /// A member says that it is in sync in view `vid` (lab: `transferdonereq`). Saying it twice does no harm.
+    pub fn transfer_done(&mut self, name: &str, vid: u32) -> RsmStatus {
+        if !self.may_transfer(vid) {
+            return RsmStatus::BUSY;
+        }
+        self.backups.remove(name);
+        if self.members.iter().any(|member| member == name) {
+            self.proven.insert(name.to_owned());
+        }
+        RsmStatus::OK
+    }
+
+    /// Whether all backups are in sync.
+    pub fn is_synced(&self) -> bool {
+        self.insync && self.backups.is_empty()
+    }
+
+    /// Whether `name` is a member that was in sync, so that it must have lost its state if it asks to join.
+    pub fn is_proven(&self, name: &str) -> bool {
+        self.proven.contains(name)
+    }
+
+    /// The view change is over; stamps begin at 1.
+    pub fn end_view_change(&mut self) {
+        self.insync = false;
+        self.inviewchange = false;
+        self.holds_state = true;
+    }
+
+    /// A state was installed whole.
+    pub fn installed(&mut self, last: Viewstamp) {
+        self.last_myvs = last;
+    }
+
+    /// Whether a client's request may be stamped now, by us.
+    ///
+    /// # Errors
+    /// What to tell the client.
+    pub fn may_stamp(&self) -> Result<(), ClientStatus> {
+        if !self.is_primary() {
+            return Err(ClientStatus::NOTPRIMARY);
+        }
+        if self.inviewchange || self.outstanding.is_some() {
+            return Err(ClientStatus::BUSY);
+        }
+        Ok(())
+    }
+
+    /// Stamps a request. To be called after `may_stamp`.
+    pub fn stamp(&mut self) -> Outstanding {
+        assert!(self.may_stamp().is_ok(), "invariant 2");
+        let missing = self.members.iter().filter(|name| **name != self.me).cloned().collect();
+        let outstanding = Outstanding { vs: self.next(), missing };
+        self.outstanding = Some(outstanding.clone());
+        outstanding
+    }
+
+    /// A backup has executed the request `vs`. True if all have: then it is to be executed here, and `executed` called.
+    pub fn acknowledged(&mut self, vs: Viewstamp, name: &str) -> bool {
+        match &mut self.outstanding {
+            Some(outstanding) if outstanding.vs == vs => {
+                outstanding.missing.remove(name) && outstanding.missing.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    /// What a backup does with the request `vs` of its primary (invariant 4).
+    pub fn check_invoke(&self, vs: Viewstamp) -> Verdict {
+        if self.inviewchange || self.is_primary() || !self.is_member() || vs.vid != self.vid_commit {
+            Verdict::Refuse
+        } else if vs == self.next() {
+            Verdict::Execute
+        } else if vs == self.last_myvs {
+            Verdict::Again
+        } else {
+            Verdict::Refuse
+        }
+    }
+
+    /// The request `vs` was executed here.
+    pub fn executed(&mut self, vs: Viewstamp) {
+        assert!(vs == self.next(), "requests are executed in the order of their stamps");
+        self.last_myvs = vs;
+        self.outstanding = None;
+    }
+
+    /// The stamp after the last one (lab: `myvs`).
+    fn next(&self) -> Viewstamp {
+        let seqno = if self.last_myvs.vid == self.vid_commit { self.last_myvs.seqno + 1 } else { 1 };
+        Viewstamp { vid: self.vid_commit, seqno }
+    }
+}

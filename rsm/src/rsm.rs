@@ -1,0 +1,615 @@
+//! The replicated state machine: one replica, with its handlers (lab 7: class `rsm`).
+//!
+//! The primary stamps a request, sends it to all backups at once, executes it when all have executed it, and answers the
+//! client: so an answered request is in the state of every member of the view. Views come from config; after each
+//! change the members sync before the next request (recovery.rs). What follows from what is decided in replica.rs.
+//!
+//! Threads: client_invoke runs on the workers for clients, invoke, transferreq and transferdonereq on those for peers,
+//! joinreq on those for joiners; answers of backups arrive on the poll thread; `rsm.recovery` joins and syncs.
+//! Locks: `rsm.invoke` is the turn lock of client requests, held while one is outstanding; `rsm.state` guards replica,
+//! state machine and answer, and is held across no RPC, no upcall and no wait for the disk.
+//!
+//! Deviations from the lab: requests are sent to the backups in parallel; a stamp that was sent is sent again until all
+//! have it or the view changes; nobody's mutex is unlocked by somebody else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rt::sync::{Condvar, Mutex, Rank};
+use rt::thread::{JoinHandle, Node};
+use rt::time::{Instant, now};
+use yfs_config::{Config, LogError, Timing, ViewChange, ViewId};
+use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
+use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
+
+use crate::protocol::{
+    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, Viewstamp,
+};
+use crate::replica::{Replica, Verdict};
+use crate::state_machine::{Machine, StateMachine};
+use crate::test_server::{self, Partition, Switches};
+
+/// How long a client's request may wait for the backups before the client is told BUSY (lab: 1 s a backup).
+const INVOKE_PATIENCE: Duration = Duration::from_secs(1);
+/// The total time of one try to hand a request to a backup; it is tried again as long as the request is outstanding.
+const INVOKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause before a request is handed to a backup again that did not take it.
+const INVOKE_AGAIN: Duration = Duration::from_millis(20);
+/// A backup that refuses a request for so long has lost its place: a new view re-syncs it.
+const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
+/// Requests longer than this are refused: to the backups they go with a few bytes more, in a PDU of at most 10 MiB.
+const MAX_REQUEST_BYTES: usize = 9 << 20;
+/// How long `shutdown` waits for the threads of a replica.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+const INVOKE_RANK: Rank = Rank::new(10, "rsm.invoke");
+pub(crate) const STATE_RANK: Rank = Rank::new(22, "rsm.state");
+const SINK_RANK: Rank = Rank::new(24, "rsm.sink");
+const PARTS_RANK: Rank = Rank::new(23, "rsm.parts");
+
+/// Called when the node can't go on, with the reason for its operator.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Who a replica is, and where.
+#[derive(Clone)]
+pub struct Options {
+    /// The node to join through; the node itself, to be the first.
+    pub first: String,
+    /// This node's name, and where it listens: `port`, `host:port`, or `0` for any free port of this machine.
+    pub me: String,
+    /// The folder of `paxos-<me>.log`.
+    pub dir: PathBuf,
+    /// Where testers may break this node; always on loopback. `None`: nowhere.
+    pub test_port: Option<u16>,
+    /// Timers of failure detection.
+    pub timing: Timing,
+    /// Settings of the RPC runtime.
+    pub rpc: yfs_rpc::Options,
+    /// The poll manager.
+    pub pollmgr: PollMgr,
+    /// Called when the node can't go on: it must be shut down or the process end. By default the process ends with
+    /// status 1, after the reason was logged as an error.
+    pub on_fatal: OnFatal,
+}
+
+impl Options {
+    /// A replica `me` of the service that `first` belongs to, its log in the working folder, without a test port.
+    pub fn new(first: &str, me: &str) -> Self {
+        Options {
+            first: first.to_owned(),
+            me: me.to_owned(),
+            dir: PathBuf::from("."),
+            test_port: None,
+            timing: Timing::default(),
+            rpc: yfs_rpc::Options::default(),
+            pollmgr: PollMgr::shared(),
+            on_fatal: Arc::new(|reason| {
+                tracing::error!(reason, "the node stops");
+                rt::process::exit(1);
+            }),
+        }
+    }
+}
+
+/// Why a replica could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RsmError {
+    /// A name is malformed.
+    #[error("{0}")]
+    Name(#[from] names::BadName),
+    /// The port can't be used.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The test port can't be used.
+    #[error("cannot listen on test port {port}: {error}")]
+    TestPort {
+        /// The port.
+        port: u16,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The Paxos log can't be used.
+    #[error("{0}")]
+    Log(#[from] LogError),
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+pub(crate) struct State<S> {
+    pub(crate) replica: Replica,
+    pub(crate) machine: Machine<S>,
+    /// What is outstanding: procedure and arguments, and since when a backup refuses it.
+    request: Option<(u32, Bytes, Option<Instant>)>,
+    /// The answer to the last request executed as the primary.
+    answer: Option<(Viewstamp, Bytes)>,
+    pub(crate) stopping: bool,
+}
+
+type Sink<E> = Arc<dyn Fn(Vec<E>) + Send + Sync>;
+
+/// What is started and has to be stopped.
+#[derive(Default)]
+struct Parts {
+    testsvr: Option<Server>,
+    threads: Vec<JoinHandle>,
+}
+
+pub(crate) struct Inner<S: StateMachine> {
+    pub(crate) me: String,
+    pub(crate) first: String,
+    options: Options,
+    node: Node,
+    pub(crate) cfg: Arc<Config>,
+    pub(crate) handles: Handles,
+    rsmrpc: Server,
+    switches: Arc<Switches>,
+    invoke_turn: Mutex<()>,
+    pub(crate) state: Mutex<State<S>>,
+    /// Notified when the outstanding request is executed or dropped, and when the node stops.
+    invoke_cond: Condvar,
+    /// Notified when a view commits, and when the node stops (lab: `recovery_cond`).
+    pub(crate) recovery_cond: Condvar,
+    /// Notified when a member is in sync, when a view commits, and when the node stops (lab: `sync_cond`).
+    pub(crate) sync_cond: Condvar,
+    sink: Mutex<Option<Sink<S::Effect>>>,
+    parts: Mutex<Parts>,
+}
+
+/// A replica of a state machine. Dropping it does not stop it; see [`Rsm::shutdown`].
+#[doc(alias = "rsm")]
+pub struct Rsm<S: StateMachine>(pub(crate) Arc<Inner<S>>);
+
+impl<S: StateMachine> Rsm<S> {
+    /// A replica that is not yet started: procedures are registered next, then [`Rsm::start`] opens its port. Its log
+    /// is read here.
+    ///
+    /// # Errors
+    /// [`RsmError`].
+    pub fn new(options: Options, state: S) -> Result<Self, RsmError> {
+        let (me, server) = bind(&options)?;
+        let first = if options.first == options.me { me.clone() } else { options.first.clone() };
+        names::address(&first)?;
+        let handles = Handles::new(&options.pollmgr, options.rpc.clone());
+        let on_fatal = options.on_fatal.clone();
+        let cfg = Config::new(
+            yfs_config::Options { me: me.clone(), dir: options.dir.clone(), timing: options.timing.clone() },
+            server.clone(),
+            handles.clone(),
+            Arc::new(move |error| on_fatal(&error.to_string())),
+        )?;
+        let (vid, members) = match cfg.last_view() {
+            Some((vid, view)) => (vid.0, view.members().to_vec()),
+            None => (0, Vec::new()),
+        };
+        let state = State {
+            replica: Replica::new(&me, vid, members),
+            machine: Machine::new(state),
+            request: None,
+            answer: None,
+            stopping: false,
+        };
+        let inner = Arc::new(Inner {
+            node: Node::new(&me),
+            me,
+            first,
+            cfg,
+            handles,
+            rsmrpc: server,
+            switches: Arc::new(Switches::new()),
+            invoke_turn: Mutex::new(INVOKE_RANK, ()),
+            state: Mutex::new(STATE_RANK, state),
+            invoke_cond: Condvar::new(),
+            recovery_cond: Condvar::new(),
+            sync_cond: Condvar::new(),
+            sink: Mutex::new(SINK_RANK, None),
+            parts: Mutex::new(PARTS_RANK, Parts::default()),
+            options,
+        });
+        let change: Weak<Inner<S>> = Arc::downgrade(&inner);
+        inner.cfg.set_view_change(change);
+        inner.clone().register();
+        Ok(Rsm(inner))
+    }
+
+    /// This node's name.
+    pub fn me(&self) -> &str {
+        &self.0.me
+    }
+
+    /// Registers a procedure of the state machine: a function of the state and the tuple of its arguments that returns
+    /// a value and a result (lab: `rsm::reg`). See [`crate::state_machine`] for what it may do.
+    ///
+    /// # Panics
+    /// If the number is taken.
+    pub fn reg<A: Unmarshal + 'static, R: Marshal + 'static>(
+        &self,
+        procedure: Procedure<A, R>,
+        handler: impl Fn(&mut S, A) -> (i32, R) + Send + Sync + 'static,
+    ) {
+        self.0.state.lock().machine.reg(procedure, handler);
+    }
+
+    /// Sets who gets the effects of executions: on the primary only, in order, with no lock held. It must not block.
+    pub fn on_effects(&self, sink: impl Fn(Vec<S::Effect>) + Send + Sync + 'static) {
+        *self.0.sink.lock() = Some(Arc::new(sink));
+    }
+
+    /// Opens the port, and begins to take part: as the first node of a new service, or by joining.
+    ///
+    /// # Errors
+    /// [`RsmError`].
+    pub fn start(&self) -> Result<(), RsmError> {
+        let inner = &self.0;
+        let address = inner.rsmrpc.local_addr().to_string();
+        inner.rsmrpc.start().map_err(|error| RsmError::Listen { address, error })?;
+        if let Some(port) = inner.options.test_port {
+            let node: Weak<Inner<S>> = Arc::downgrade(inner);
+            let rpc = inner.options.rpc.clone();
+            let testsvr = test_server::start(&inner.options.pollmgr, rpc, port, inner.switches.clone(), node)
+                .map_err(|error| RsmError::TestPort { port, error })?;
+            inner.parts.lock().testsvr = Some(testsvr);
+        }
+        // Only a node without a log, that is named as the first, begins a service.
+        if inner.first == inner.me && inner.cfg.bootstrap()? {
+            let mut state = inner.state.lock();
+            state.replica.begin_first_view();
+        }
+        inner.cfg.start().map_err(RsmError::Thread)?;
+        let recovering = inner.clone();
+        let thread = inner.node.spawn("rsm.recovery", move || recovering.recovery()).map_err(RsmError::Thread)?;
+        inner.parts.lock().threads.push(thread);
+        Ok(())
+    }
+
+    /// Whether this node is the primary, and serves (lab: `amiprimary`).
+    pub fn amiprimary(&self) -> bool {
+        self.0.amiprimary()
+    }
+
+    /// The latest view: its number and its members, the primary first.
+    pub fn view(&self) -> (u32, Vec<String>) {
+        let state = self.0.state.lock();
+        (state.replica.vid(), state.replica.members().to_vec())
+    }
+
+    /// The viewstamp of the last request executed here.
+    pub fn last_executed(&self) -> Viewstamp {
+        self.0.state.lock().replica.last_myvs()
+    }
+
+    /// Reads this replica's state, which may be behind.
+    pub fn inspect<T>(&self, read: impl FnOnce(&S) -> T) -> T {
+        read(&self.0.state.lock().machine.state)
+    }
+
+    /// Stops taking part, as if the node had died: port, threads and files are closed. False if a thread still runs
+    /// after 10 s. Not to be called by a handler.
+    pub fn shutdown(&self) -> bool {
+        self.0.shutdown()
+    }
+}
+
+impl<S: StateMachine> Clone for Rsm<S> {
+    fn clone(&self) -> Self {
+        Rsm(self.0.clone())
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for Rsm<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rsm({})", self.0.me)
+    }
+}
+
+/// Takes the node's port, and returns its name.
+fn bind(options: &Options) -> Result<(String, Server), RsmError> {
+    let any = options.me == "0";
+    let address = if any { "127.0.0.1:0".to_owned() } else { names::address(&options.me)? };
+    let bound = rt::net::resolve(&address).and_then(|addresses| {
+        let addr: SocketAddr = addresses.into_iter().next().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+        Node::new(&options.me).enter(|| Server::bind_on(&options.pollmgr, addr, options.rpc.clone()))
+    });
+    let server = bound.map_err(|error| RsmError::Listen { address, error })?;
+    let me = if any { server.local_addr().port().to_string() } else { options.me.clone() };
+    Ok((me, server))
+}
+
+impl<S: StateMachine> Inner<S> {
+    fn register(self: Arc<Self>) {
+        // The server is ours: its handlers must not keep us.
+        macro_rules! handler {
+            (|$this:ident $(, $arg:ident : $type:ty)*| $body:expr, $otherwise:expr) => {{
+                let weak = Arc::downgrade(&self);
+                move |$($arg: $type),*| match weak.upgrade() {
+                    Some($this) => $body,
+                    None => $otherwise,
+                }
+            }};
+        }
+        self.rsmrpc.reg(
+            CLIENT_INVOKE,
+            handler!(
+                |rsm, procno: u32, req: Bytes| rsm.client_invoke(procno, req),
+                (ClientStatus::BUSY, Bytes::default())
+            ),
+        );
+        let weak = Arc::downgrade(&self);
+        self.rsmrpc.reg_async(CLIENT_MEMBERS, move |(_unused,): (i32,), token| {
+            if let Some(rsm) = weak.upgrade() {
+                token.reply(ClientStatus::OK, &rsm.client_members());
+            }
+        });
+        self.rsmrpc.reg_on(
+            Workers::Peers,
+            INVOKE,
+            handler!(|rsm, proc: u32, vs: Viewstamp, req: Bytes| rsm.invoke(proc, vs, &req), (RsmStatus::ERR, 0)),
+        );
+        self.rsmrpc.reg_on(
+            Workers::Peers,
+            TRANSFERREQ,
+            handler!(
+                |rsm, src: String, last: Viewstamp, vid: u32| rsm.transferreq(&src, last, vid),
+                (RsmStatus::BUSY, Default::default())
+            ),
+        );
+        self.rsmrpc.reg_on(
+            Workers::Peers,
+            TRANSFERDONEREQ,
+            handler!(|rsm, m: String, vid: u32| rsm.transferdonereq(&m, vid), (RsmStatus::BUSY, 0)),
+        );
+        self.rsmrpc.reg_on(
+            Workers::Joins,
+            JOINREQ,
+            handler!(|rsm, m: String, last: Viewstamp| rsm.joinreq(&m, last), (RsmStatus::BUSY, Bytes::default())),
+        );
+    }
+
+    /// Handler: executes a client's request on the replicas, if this is the primary.
+    fn client_invoke(self: &Arc<Self>, procno: u32, req: Bytes) -> (ClientStatus, Bytes) {
+        let _turn = self.invoke_turn.lock();
+        let deadline = now() + INVOKE_PATIENCE;
+        let outstanding = {
+            let mut state = self.state.lock();
+            if let Err(status) = state.replica.may_stamp() {
+                return (status, Bytes::default());
+            }
+            if !state.machine.knows(procno) || req.0.len() > MAX_REQUEST_BYTES {
+                return (ClientStatus::ERR, Bytes::default());
+            }
+            state.request = Some((procno, req, None));
+            state.replica.stamp()
+        };
+        let vs = outstanding.vs;
+        if outstanding.missing.is_empty() {
+            self.execute_as_primary(vs);
+        }
+        for backup in &outstanding.missing {
+            self.send_invoke(backup, vs);
+        }
+        let mut state = self.state.lock();
+        loop {
+            if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs) {
+                return (ClientStatus::OK, answer);
+            }
+            let dropped = state.replica.outstanding().is_none_or(|o| o.vs != vs);
+            // Told BUSY, the client asks again; the request itself stays outstanding until all have it or the view
+            // changes, because its stamp must not be given to another one.
+            if dropped || state.stopping || !self.invoke_cond.wait_until(&mut state, deadline) {
+                if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs) {
+                    return (ClientStatus::OK, answer);
+                }
+                return (ClientStatus::BUSY, Bytes::default());
+            }
+        }
+    }
+
+    /// Hands the outstanding request to a backup, again and again until it has it or the request is dropped.
+    fn send_invoke(self: &Arc<Self>, backup: &str, vs: Viewstamp) {
+        let request = {
+            let state = self.state.lock();
+            let wanted = state.replica.outstanding().is_some_and(|o| o.vs == vs && o.missing.contains(backup));
+            if !wanted || state.stopping {
+                return;
+            }
+            state.request.as_ref().map(|(procno, req, _)| (*procno, vs, req.clone()))
+        };
+        let Some(request) = request else { return };
+        let (weak, name) = (Arc::downgrade(self), backup.to_owned());
+        match self.handles.client(backup) {
+            Ok(client) => client.call_async(INVOKE, request, INVOKE_TIMEOUT, move |answer| {
+                if let Some(rsm) = weak.upgrade() {
+                    rsm.invoke_answered(&name, vs, answer);
+                }
+            }),
+            Err(error) => tracing::warn!(node = %self.me, peer = backup, %error, "a backup has no address"),
+        }
+    }
+
+    fn invoke_answered(self: &Arc<Self>, backup: &str, vs: Viewstamp, answer: Result<(i32, i32), CallError>) {
+        if matches!(answer, Ok((status, _)) if status == RsmStatus::OK as i32) {
+            self.switches.breakpoint1();
+            self.partition1();
+            let all = self.state.lock().replica.acknowledged(vs, backup);
+            if all {
+                self.execute_as_primary(vs);
+            }
+            return;
+        }
+        let refused_for = match answer {
+            Ok(_) => {
+                let mut state = self.state.lock();
+                let since = state.request.as_mut().map(|(_, _, since)| *since.get_or_insert_with(now));
+                since.map_or(Duration::ZERO, Instant::elapsed)
+            }
+            // Whether it is gone is for config to find out.
+            Err(_) => {
+                self.cfg.suspect(backup);
+                Duration::ZERO
+            }
+        };
+        if refused_for > REFUSAL_PATIENCE {
+            let vid = ViewId(vs.vid);
+            tracing::warn!(node = %self.me, peer = backup, %vs, "a backup refuses a request: a new view re-syncs it");
+            self.cfg.request_same(vid);
+        }
+        let (weak, name) = (Arc::downgrade(self), backup.to_owned());
+        self.options.pollmgr.run_at(now() + INVOKE_AGAIN, move || {
+            if let Some(rsm) = weak.upgrade() {
+                rsm.send_invoke(&name, vs);
+            }
+        });
+    }
+
+    /// All backups have executed the request: now the primary does, unless a new view has dropped it.
+    fn execute_as_primary(&self, vs: Viewstamp) {
+        let effects = {
+            let mut state = self.state.lock();
+            if state.replica.outstanding().is_none_or(|o| o.vs != vs) {
+                return;
+            }
+            let Some((procno, req, _)) = state.request.take() else { return };
+            let answer = state.machine.execute(procno, &req.0);
+            state.replica.executed(vs);
+            state.answer = Some((vs, answer));
+            state.machine.state.take_effects()
+        };
+        self.invoke_cond.notify_all();
+        self.emit(effects);
+    }
+
+    pub(crate) fn emit(&self, effects: Vec<S::Effect>) {
+        let sink = self.sink.lock().clone();
+        if let Some(sink) = sink.filter(|_| !effects.is_empty()) {
+            sink(effects);
+        }
+    }
+
+    /// Handler: the primary's request, executed here if it is the next one.
+    fn invoke(&self, proc: u32, vs: Viewstamp, req: &Bytes) -> (RsmStatus, i32) {
+        {
+            let mut state = self.state.lock();
+            match state.replica.check_invoke(vs) {
+                Verdict::Execute => {
+                    state.machine.execute(proc, &req.0);
+                    state.replica.executed(vs);
+                    // The primary sends them.
+                    drop(state.machine.state.take_effects());
+                }
+                Verdict::Again => {}
+                Verdict::Refuse => {
+                    tracing::debug!(node = %self.me, %vs, last = %state.replica.last_myvs(), "request refused");
+                    return (RsmStatus::ERR, 0);
+                }
+            }
+        }
+        self.switches.breakpoint1();
+        (RsmStatus::OK, 0)
+    }
+
+    /// Handler: the members of the latest view, and once more the primary (lab: `client_members`).
+    fn client_members(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let mut members = state.replica.members().to_vec();
+        members.push(self.primary_of(&state.replica));
+        members
+    }
+
+    /// The primary of the latest view (lab: `set_primary`); before there is one, the node to join through.
+    pub(crate) fn primary_of(&self, replica: &Replica) -> String {
+        replica.primary().unwrap_or(&self.first).to_owned()
+    }
+
+    fn amiprimary(&self) -> bool {
+        let state = self.state.lock();
+        state.replica.is_primary() && !state.replica.in_view_change()
+    }
+
+    /// Cuts the node off in the middle of a request, if a tester asked for it (lab: `partition1`).
+    fn partition1(&self) {
+        if self.switches.partition1() {
+            self.net_repair_wo(false);
+        }
+    }
+
+    /// Cuts the node off from members and clients, or heals (lab: `net_repair_wo`).
+    fn net_repair_wo(&self, heal: bool) {
+        tracing::info!(node = %self.me, heal, "net_repair");
+        self.handles.set_cut_off(!heal);
+        self.rsmrpc.set_reachable(if heal { Reach::All } else { Reach::Nobody });
+    }
+
+    /// A view was committed (lab: `commit_change_wo`).
+    fn commit_change_wo(&self, vid: ViewId) {
+        let Some(view) = self.cfg.get_view(vid) else { return };
+        let member = {
+            let mut state = self.state.lock();
+            if !state.replica.commit(vid.0, view.members().to_vec()) {
+                return;
+            }
+            state.request = None;
+            let (last, primary) = (state.replica.last_myvs(), self.primary_of(&state.replica));
+            tracing::info!(node = %self.me, %vid, members = %view, primary, %last, "commit_change");
+            state.replica.is_member()
+        };
+        self.invoke_cond.notify_all();
+        self.recovery_cond.notify_all();
+        self.sync_cond.notify_all();
+        if member {
+            self.switches.breakpoint2();
+        }
+    }
+
+    fn shutdown(&self) -> bool {
+        let deadline = now() + SHUTDOWN_PATIENCE;
+        self.state.lock().stopping = true;
+        self.invoke_cond.notify_all();
+        self.recovery_cond.notify_all();
+        self.sync_cond.notify_all();
+        let Parts { testsvr, threads } = std::mem::take(&mut *self.parts.lock());
+        let mut ended = testsvr.is_none_or(|testsvr| testsvr.shutdown());
+        ended &= self.cfg.shutdown(deadline);
+        // Ends the calls that threads wait for.
+        self.handles.clear();
+        ended &= self.rsmrpc.shutdown();
+        ended &= threads.iter().all(|thread| thread.join_until(deadline));
+        *self.sink.lock() = None;
+        ended
+    }
+}
+
+impl<S: StateMachine> ViewChange for Inner<S> {
+    fn commit_change(&self, vid: ViewId) {
+        self.commit_change_wo(vid);
+    }
+
+    fn majority_changed(&self, present: bool) {
+        if present {
+            tracing::info!(node = %self.me, "a majority of the members answers again");
+        } else {
+            tracing::warn!(node = %self.me, "no majority of the members answers: no view can be formed");
+        }
+    }
+}
+
+impl<S: StateMachine> Partition for Inner<S> {
+    fn net_repair(&self, heal: bool) {
+        self.net_repair_wo(heal);
+    }
+
+    fn cut_members(&self, heal: bool) {
+        self.handles.set_cut_off(!heal);
+        self.rsmrpc.set_reachable(if heal { Reach::All } else { Reach::ClientsOnly });
+    }
+
+    fn breakpoint(&self, b: i32) {
+        self.cfg.breakpoint(b);
+    }
+}

@@ -1,0 +1,268 @@
+//! The client of a replicated state machine (lab: class `rsm_client`).
+//!
+//! It knows the members that a node named last, and who of them is the primary. A request goes to the primary; if that
+//! doesn't serve, another node is asked for the members, and the request is sent again, until its time is up.
+//!
+//! Invariants:
+//! 1. A call ends by its deadline, with the answer, or an error that says whether it may have been executed (H14: with
+//!    nobody left to ask it starts over from the seeds).
+//! 2. No node is asked again and again because it says BUSY: after [`MAX_BUSY`] in a row another one is asked who the
+//!    primary is (H10: a primary that is cut off from its backups says BUSY for ever).
+//!
+//! Locks: `rsm_client.members` guards what is known; `rsm_client.asking` is a turn lock: one caller at a time asks for the
+//! members, and those that waited use what it learnt.
+//!
+//! Deviations from the lab: several seeds; calls of several threads are under way at once; BUSY costs milliseconds, not
+//! three seconds. A request that is sent again after an answer was lost may be executed twice; what must not be is told
+//! apart by its arguments, as the lock server does with its xid.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rt::sync::{Mutex, Rank};
+use rt::time::{Instant, now};
+use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal, decode, encode};
+use yfs_rpc::names::{self, BadName};
+use yfs_rpc::{CallError, Handles, Options, PollMgr, Procedure};
+
+use crate::protocol::{CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus};
+
+/// How long the primary may take for one try; the lab's five seconds would hide a dead one for too long.
+const INVOKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node may take to name the members.
+const MEMBERS_TIMEOUT: Duration = Duration::from_millis(300);
+/// BUSYs in a row that are taken from one node before another one is asked.
+pub const MAX_BUSY: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_millis(200);
+
+const ASKING_RANK: Rank = Rank::new(65, "rsm_client.asking");
+const MEMBERS_RANK: Rank = Rank::new(70, "rsm_client.members");
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RsmClientError {
+    /// A seed is no name of a node.
+    #[error("{0}")]
+    Seed(#[from] BadName),
+    /// No seed was given.
+    #[error("no server was named")]
+    NoSeed,
+    /// Nobody served the request in time, and nobody executed it.
+    #[error("no primary could be reached in time; the request was not executed")]
+    Unreachable,
+    /// The request's time was up; it was executed, or it wasn't.
+    #[error("no answer in time; the request may have been executed")]
+    Unknown,
+    /// The state machine can't execute such a request.
+    #[error("the service refused the request")]
+    Refused,
+    /// The answer isn't the procedure's result.
+    #[error("the answer is not this procedure's result")]
+    Result,
+}
+
+struct Members {
+    /// Whom to ask next, in turn: the members named last, then the seeds.
+    names: Vec<String>,
+    next: usize,
+    primary: Option<String>,
+    /// Counts the answers, so that a caller sees that somebody else has asked meanwhile.
+    answers: u64,
+}
+
+/// A client of a service of replicas. Shared by any number of threads.
+#[doc(alias = "rsm_client")]
+pub struct RsmClient {
+    seeds: Vec<String>,
+    handles: Handles,
+    asking: Mutex<()>,
+    members: Mutex<Members>,
+}
+
+/// What one try came to.
+enum Try {
+    Answer(Bytes),
+    Refused,
+    /// Ask the same node again.
+    Busy,
+    /// Find out who the primary is.
+    Elsewhere,
+}
+
+impl RsmClient {
+    /// A client of the service that the seeds, names of any of its nodes, belong to. Waits up to `total` for one that
+    /// answers.
+    ///
+    /// # Errors
+    /// `Seed` or `NoSeed` at once, `Unreachable` after `total`.
+    pub fn connect(seeds: &[String], total: Duration) -> Result<RsmClient, RsmClientError> {
+        Self::connect_on(&PollMgr::shared(), Options::default(), seeds, total)
+    }
+
+    /// As [`RsmClient::connect`], on a poll manager and with settings of the caller's.
+    ///
+    /// # Errors
+    /// As [`RsmClient::connect`].
+    pub fn connect_on(
+        pollmgr: &PollMgr,
+        options: Options,
+        seeds: &[String],
+        total: Duration,
+    ) -> Result<RsmClient, RsmClientError> {
+        if seeds.is_empty() {
+            return Err(RsmClientError::NoSeed);
+        }
+        for seed in seeds {
+            names::address(seed)?;
+        }
+        let members = Members { names: seeds.to_vec(), next: 0, primary: None, answers: 0 };
+        let client = RsmClient {
+            seeds: seeds.to_vec(),
+            handles: Handles::new(pollmgr, options),
+            asking: Mutex::new(ASKING_RANK, ()),
+            members: Mutex::new(MEMBERS_RANK, members),
+        };
+        let deadline = now() + total;
+        let mut pause = FIRST_PAUSE;
+        while !client.init_members(deadline, 0) {
+            if !sleep_before(deadline, &mut pause) {
+                return Err(RsmClientError::Unreachable);
+            }
+        }
+        Ok(client)
+    }
+
+    /// The name of the node that is taken for the primary.
+    pub fn primary(&self) -> Option<String> {
+        self.members.lock().primary.clone()
+    }
+
+    /// Has the state machine execute a procedure, and returns its value and result.
+    ///
+    /// # Errors
+    /// [`RsmClientError`]; only after `Unknown` the request may have been executed.
+    pub fn call<A: Marshal, R: Unmarshal>(
+        &self,
+        procedure: Procedure<A, R>,
+        args: A,
+        total: Duration,
+    ) -> Result<(i32, R), RsmClientError> {
+        let answer = self.invoke(procedure.number, Bytes(encode(&args)), now() + total)?;
+        let (value, Bytes(result)) = decode::<(i32, Bytes)>(&answer.0).map_err(|_| RsmClientError::Result)?;
+        if value == CallError::UnmarshalArgs.code() {
+            return Err(RsmClientError::Refused);
+        }
+        Ok((value, decode(&result).map_err(|_| RsmClientError::Result)?))
+    }
+
+    fn invoke(&self, procedure: u32, args: Bytes, deadline: Instant) -> Result<Bytes, RsmClientError> {
+        let mut perhaps_executed = false;
+        let mut busy = 0;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let (primary, answers) = {
+                let members = self.members.lock();
+                (members.primary.clone(), members.answers)
+            };
+            let left = deadline - now();
+            let tried = match primary {
+                Some(primary) if !left.is_zero() => {
+                    self.try_invoke(&primary, procedure, &args, left.min(INVOKE_TIMEOUT), &mut perhaps_executed)
+                }
+                _ => Try::Elsewhere,
+            };
+            match tried {
+                Try::Answer(answer) => return Ok(answer),
+                Try::Refused => return Err(RsmClientError::Refused),
+                Try::Busy if busy < MAX_BUSY => busy += 1,
+                Try::Busy | Try::Elsewhere => {
+                    busy = 0;
+                    self.init_members(deadline, answers);
+                }
+            }
+            if !sleep_before(deadline, &mut pause) {
+                let error = if perhaps_executed { RsmClientError::Unknown } else { RsmClientError::Unreachable };
+                return Err(error);
+            }
+        }
+    }
+
+    fn try_invoke(&self, primary: &str, procedure: u32, args: &Bytes, total: Duration, executed: &mut bool) -> Try {
+        let Ok(client) = self.handles.client(primary) else { return Try::Elsewhere };
+        match client.call(CLIENT_INVOKE, (procedure, args.clone()), total) {
+            Ok((status, answer)) => match ClientStatus::from_wire(status) {
+                Some(ClientStatus::OK) => Try::Answer(answer),
+                Some(ClientStatus::NOTPRIMARY) => Try::Elsewhere,
+                Some(ClientStatus::BUSY) => {
+                    // The backups may have executed it, and one of them be the next primary.
+                    *executed = true;
+                    Try::Busy
+                }
+                Some(ClientStatus::ERR) | None => Try::Refused,
+            },
+            Err(error) => {
+                *executed |= error.may_have_executed();
+                Try::Elsewhere
+            }
+        }
+    }
+
+    /// Asks the nodes in turn who the members are, until one answers or each has been asked once (lab: `init_members`).
+    /// Does nothing if somebody else got an answer after the `seen`th.
+    fn init_members(&self, deadline: Instant, seen: u64) -> bool {
+        let _turn = self.asking.lock();
+        let (names, next) = {
+            let members = self.members.lock();
+            if members.answers > seen {
+                return true;
+            }
+            (members.names.clone(), members.next)
+        };
+        for at in 0..names.len() {
+            let at = (next + at) % names.len();
+            let total = MEMBERS_TIMEOUT.min(deadline - now());
+            let answer = self.handles.client(&names[at]).ok().and_then(|c| c.call(CLIENT_MEMBERS, (0,), total).ok());
+            if let Some((_, mut members)) = answer
+                && let Some(primary) = members.pop()
+                && !primary.is_empty()
+            {
+                self.learn(&members, primary, &names[at]);
+                return true;
+            }
+        }
+        // Nobody answered: start over from the seeds.
+        let mut members = self.members.lock();
+        members.names.clone_from(&self.seeds);
+        members.next = 0;
+        members.primary = None;
+        false
+    }
+
+    fn learn(&self, named: &[String], primary: String, by: &str) {
+        // Names of peers are used to connect: what is none is left out.
+        let named = named.iter().filter(|name| names::address(name).is_ok());
+        let mut seen = BTreeSet::new();
+        let all: Vec<String> = named.chain(&self.seeds).filter(|name| seen.insert(name.as_str())).cloned().collect();
+        let mut members = self.members.lock();
+        // The next one to be asked is another one than the one that was asked now.
+        members.next = all.iter().position(|name| name == by).map_or(0, |at| at + 1);
+        members.names = all;
+        members.primary = Some(primary).filter(|primary| names::address(primary).is_ok());
+        members.answers += 1;
+    }
+}
+
+impl std::fmt::Debug for RsmClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RsmClient({:?})", self.seeds)
+    }
+}
+
+/// Pauses, each time twice as long, but not beyond the deadline; false if that has passed.
+fn sleep_before(deadline: Instant, pause: &mut Duration) -> bool {
+    let left = deadline - now();
+    rt::time::sleep(left.min(*pause));
+    *pause = (*pause * 2).min(MAX_PAUSE);
+    !left.is_zero()
+}
