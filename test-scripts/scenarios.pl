@@ -49,7 +49,7 @@ sub finish_round {
         push @passed, $round;
         remove_tree($round_folder);
     } else {
-        $why = (tail($log, 1))[0] if !defined $why;
+        $why = join ': ', 'rsm_tester.pl ended with ' . how_ended(ended($pid)), tail($log, 1) if !defined $why;
         chomp $why;
         print "${line}FAIL  $why\n", ' ' x length $line, "seed $round_seed, logs in $round_folder\n";
         push @failed, $round;

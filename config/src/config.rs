@@ -25,6 +25,7 @@ use rt::sync::{Condvar, Mutex};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_paxos::protocol::{HEARTBEAT, PREPAREREQ, PaxosStatus, PrepareArg};
+use yfs_paxos::value::check_name;
 use yfs_paxos::{
     Acceptor, Instance, LogError, OnFatal, Outcome, PaxosChange, ProposalNumber, Proposer, RestoreError, Value,
 };
@@ -343,7 +344,7 @@ impl Config {
         let mut state = self.state.lock();
         let mine = state.views.vid();
         let trusted = state.views.is_member(m);
-        if mine == ViewId(0) && vid > mine {
+        if mine == ViewId(0) && vid > mine && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));
         }
         if state.wants_out {
@@ -426,7 +427,9 @@ impl PaxosChange for Config {
     fn fallen_behind(&self, peer: &str, instance: Instance) {
         let mut state = self.state.lock();
         if state.views.vid() == ViewId(0) {
-            state.heard = Some((peer.to_owned(), ViewId(instance.saturating_sub(1))));
+            if check_name(peer).is_ok() {
+                state.heard = Some((peer.to_owned(), ViewId(instance.saturating_sub(1))));
+            }
         } else {
             self.follow(&mut state, peer, ViewId(instance.saturating_sub(1)));
         }

@@ -130,11 +130,15 @@ impl Config {
 
     /// Sends one ping; its answer goes to the detector.
     fn doheartbeat(&self, peer: &str) {
-        let Ok(client) = self.handles.client(peer) else { return };
         let vid = {
             let mut state = self.state.lock();
             state.detector.pinged(peer, now());
             state.views.vid()
+        };
+        let Ok(client) = self.handles.client(peer) else {
+            // A name without an address is a silent node.
+            self.state.lock().detector.unanswered(peer);
+            return;
         };
         let config = self.weak.clone();
         let name = peer.to_owned();
@@ -147,26 +151,31 @@ impl Config {
     }
 
     fn ponged(&self, peer: &str, asked: ViewId, answer: Result<(i32, i32), CallError>) {
-        let mut state = self.state.lock();
-        match answer {
-            Ok((status, theirs)) => {
-                let (theirs, mine) = (ViewId(theirs.cast_unsigned()), state.views.vid());
-                let pong = if status != PaxosStatus::OK as i32 && theirs == asked {
-                    Pong::Remove
-                } else if theirs < mine {
-                    Pong::Behind
-                } else {
-                    Pong::Well
-                };
-                state.detector.answered(peer, pong, now());
-                if theirs > mine && pong == Pong::Well {
-                    self.follow(&mut state, peer, theirs);
+        {
+            let mut state = self.state.lock();
+            match answer {
+                Ok((status, theirs)) => {
+                    let (theirs, mine) = (ViewId(theirs.cast_unsigned()), state.views.vid());
+                    let pong = if status != PaxosStatus::OK as i32 && theirs == asked {
+                        Pong::Remove
+                    } else if theirs < mine {
+                        Pong::Behind
+                    } else {
+                        Pong::Well
+                    };
+                    state.detector.answered(peer, pong, now());
+                    if theirs > mine && pong == Pong::Well {
+                        self.follow(&mut state, peer, theirs);
+                    }
                 }
+                Err(_) => state.detector.unanswered(peer),
             }
-            Err(_) => state.detector.unanswered(peer),
         }
-        drop(state);
         self.changed.notify_all();
+        // It was restarted: the client that is made now will find the new server (lab: deletes the handle).
+        if answer == Err(CallError::OldServer) && !self.state.lock().stopping {
+            self.doheartbeat(peer);
+        }
     }
 
     /// Lets others propose first. False if the removal isn't wanted any more, or not now.

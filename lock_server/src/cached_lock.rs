@@ -27,6 +27,9 @@
 //!    through the service again.
 //! 6. At most [`OVERTAKES`] local newcomers get a cached lock before one that waits.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use rt::time::Instant;
@@ -116,6 +119,9 @@ pub struct CachedLock {
     waiting: u32,
     /// Newcomers that got the lock though others wait.
     overtakes: u8,
+    /// The last acquire that was given up without an answer. A copy of it may be executed behind the release that ended
+    /// it, as long as no later acquire was answered.
+    given_up: Option<Xid>,
 }
 
 impl Default for CachedLock {
@@ -128,6 +134,7 @@ impl Default for CachedLock {
             polls: 0,
             waiting: 0,
             overtakes: 0,
+            given_up: None,
         }
     }
 }
@@ -194,7 +201,7 @@ impl CachedLock {
         match answer {
             Answer::Granted => {
                 self.phase = Phase::Locked { xid };
-                (self.asker, self.polls) = (false, 0);
+                (self.asker, self.polls, self.given_up) = (false, 0, None);
                 Then::Nothing
             }
             Answer::Queued => {
@@ -202,7 +209,7 @@ impl CachedLock {
                 let pause = first.saturating_mul(1 << self.polls.min(8)).min(most);
                 self.polls = self.polls.saturating_add(1);
                 // A retry may have been faster than the answer; a revoke has nothing to revoke.
-                self.revoked = false;
+                (self.revoked, self.given_up) = (false, None);
                 self.phase = Phase::Queued { xid, poll_at: now + pause };
                 Then::Nothing
             }
@@ -232,7 +239,9 @@ impl CachedLock {
     /// The lock is queued or in doubt, perhaps without an asker: another thread must go on, or it must go back.
     fn abandon(&mut self) -> Then {
         match self.phase {
-            Phase::Queued { xid, .. } | Phase::Doubt { xid } if !self.asker && self.waiting == 0 => {
+            Phase::Queued { xid, .. } if !self.asker && self.waiting == 0 => self.back(xid, false),
+            Phase::Doubt { xid } if self.waiting == 0 => {
+                self.given_up = Some(xid);
                 self.back(xid, false)
             }
             _ => self.wake_next(),
@@ -257,6 +266,10 @@ impl CachedLock {
     pub fn revoke(&mut self, about: Xid) -> Then {
         match self.phase {
             Phase::Free { xid } if concerns(about, xid) => return self.back(xid, true),
+            // What was given up came to life. Should the hint be wrong, then the release changes nothing.
+            Phase::None if self.given_up.is_some_and(|last| about <= last) => {
+                return self.given_up.map_or(Then::Nothing, |last| self.back(last, false));
+            }
             Phase::Locked { xid } | Phase::Asking { xid } | Phase::Doubt { xid } if concerns(about, xid) => {
                 self.revoked = true
             }
@@ -324,7 +337,7 @@ impl CachedLock {
 
     /// Whether nothing would be lost by forgetting the lock.
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::None && self.waiting == 0
+        self.phase == Phase::None && self.waiting == 0 && self.given_up.is_none()
     }
 
     /// Wakes one that waits, if it could do something.

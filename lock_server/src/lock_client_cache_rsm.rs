@@ -19,8 +19,8 @@
 //! 2. Xids grow strictly, over all locks. An acquire that nobody answered is sent again with the same xid, or ended by a
 //!    release with that xid, before the lock is asked for anew; the service answers the same again.
 //! 3. Nothing calls the service with a lock taken, and no handler waits.
-//! 4. The RSM client never lets a call that it gave up be executed after a later one of its own was answered. Otherwise
-//!    an acquire could come to life behind the release that ended it.
+//! 4. An acquire that was given up may come to life behind the release that ended it: a copy of it waited somewhere. The
+//!    lock is then nobody's, in the service's eyes this client's; the revoke that it sends is answered by a release.
 //!
 //! # Threads and locks
 //! | thread | what |
@@ -51,7 +51,7 @@ use std::time::Duration;
 use rt::sync::{Condvar, Mutex, MutexGuard, Rank};
 use rt::thread::JoinHandle;
 use rt::time::{Instant, now};
-use yfs_rpc::Server;
+use yfs_rpc::{PollMgr, Server};
 use yfs_rsm::{RsmClient, RsmClientError};
 
 use crate::cached_lock::{Answer, CachedLock, Next, Role, Then};
@@ -98,6 +98,8 @@ pub struct LockClientOptions {
     pub release_user: Option<Arc<dyn LockReleaseUser>>,
     /// Settings of the RPC runtime.
     pub rpc: yfs_rpc::Options,
+    /// The poll manager.
+    pub pollmgr: PollMgr,
 }
 
 impl Default for LockClientOptions {
@@ -110,6 +112,7 @@ impl Default for LockClientOptions {
             cache_limit: 100_000,
             release_user: None,
             rpc: yfs_rpc::Options::default(),
+            pollmgr: PollMgr::shared(),
         }
     }
 }
@@ -136,10 +139,10 @@ impl LockClient {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(seeds: &[String], options: LockClientOptions) -> Result<LockClient, ConnectError> {
-        let hints = Server::bind(options.listen, options.rpc.clone())
+        let hints = Server::bind_on(&options.pollmgr, options.listen, options.rpc.clone())
             .map_err(|error| ConnectError::Listen { at: options.listen, error })?;
         let id = reached_at(&options, hints.local_addr())?;
-        let rsm_client = RsmClient::connect(seeds, options.patience)?;
+        let rsm_client = RsmClient::connect_on(&options.pollmgr, options.rpc.clone(), seeds, options.patience)?;
         let mut client = LockClient::with_service(&id, options, Box::new(rsm_client))?;
         let (revoked, retried) = (Arc::downgrade(&client.inner), Arc::downgrade(&client.inner));
         hints.reg_inline(REVOKE, move |lock: LockId, xid: Xid| hint(&revoked, lock, |cached| cached.revoke(xid)));
@@ -322,9 +325,9 @@ impl Service for RsmClient {
     }
 }
 
-/// Whether the service is sure not to have executed the request, and never to do so.
-fn was_refused(error: RsmClientError) -> bool {
-    matches!(error, RsmClientError::Refused(call) if !call.may_have_executed())
+/// Whether the service may have executed the request, or may yet do so.
+fn may_be_executed(error: &RsmClientError) -> bool {
+    matches!(error, RsmClientError::Unknown | RsmClientError::Result)
 }
 
 struct Inner {
@@ -467,7 +470,7 @@ impl Inner {
                 // A service that says what no lock service says: whether it has executed the request is anybody's guess.
                 None => (Answer::NoAnswer, Err(AcquireError::Strange(status))),
             },
-            Err(error) if was_refused(error) => (Answer::Refused, Err(AcquireError::Unanswered(error))),
+            Err(error) if !may_be_executed(&error) => (Answer::Refused, Err(AcquireError::Unanswered(error))),
             Err(_) if deadline.is_some_and(|deadline| now() >= deadline) => {
                 (Answer::NoAnswer, Err(AcquireError::TimedOut))
             }
@@ -578,7 +581,7 @@ impl Inner {
                     }
                     return true;
                 }
-                Err(error) if was_refused(error) => {
+                Err(error @ RsmClientError::Refused) => {
                     tracing::warn!(%lock, %xid, %error, "the service refuses a release");
                     return true;
                 }

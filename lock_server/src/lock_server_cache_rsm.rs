@@ -27,15 +27,15 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rt::sync::{Condvar, Mutex, Rank};
-use rt::thread::JoinHandle;
+use rt::thread::{JoinHandle, Node};
 use rt::time::Instant;
+use yfs_rpc::Handles;
 use yfs_rpc::marshall::UnmarshalError;
-use yfs_rpc::{Handles, Options, PollMgr};
-use yfs_rsm::{Rsm, RsmError, RsmOptions, StateMachine};
+use yfs_rsm::{Options, Rsm, RsmError, StateMachine};
 
 use crate::hint_board::{Board, Kind, Message, Next, TURN};
 use crate::lock_protocol::{ACQUIRE, ClientId, LockId, RELEASE, RETRY, REVOKE, STAT, Status, Xid};
@@ -84,7 +84,7 @@ impl StateMachine for LockTable {
 /// A node of the lock service.
 #[doc(alias = "lock_server_cache_rsm")]
 pub struct LockServer {
-    rsm: Arc<Rsm<LockTable>>,
+    rsm: Rsm<LockTable>,
     hinter: Hinter,
 }
 
@@ -93,7 +93,8 @@ impl LockServer {
     ///
     /// # Errors
     /// When the node's port or files can't be had.
-    pub fn start(options: RsmOptions) -> Result<LockServer, RsmError> {
+    pub fn start(options: Options) -> Result<LockServer, RsmError> {
+        let handles = Handles::new(&options.pollmgr, options.rpc.clone());
         let rsm = Rsm::new(options, LockTable::new())?;
         rsm.reg(ACQUIRE, |table: &mut LockTable, (lock, client, xid): (LockId, ClientId, Xid)| {
             let status = table.acquire(lock, &client, xid);
@@ -108,8 +109,8 @@ impl LockServer {
         rsm.reg(STAT, |table: &mut LockTable, (lock,): (LockId,)| {
             (number(Status::Ok), i32::try_from(table.stat(lock)).unwrap_or(i32::MAX))
         });
-        let courier = RpcCourier::new(&rsm, Options::default());
-        let hinter = Hinter::start(Arc::new(courier))?;
+        let courier = RpcCourier::new(rsm.clone(), handles);
+        let hinter = Hinter::start(&Node::new(rsm.me()), Arc::new(courier)).map_err(RsmError::Thread)?;
         let board = hinter.shared.clone();
         rsm.on_effects(move |effects| board.apply(effects));
         rsm.start()?;
@@ -117,7 +118,7 @@ impl LockServer {
     }
 
     /// The state machine under it.
-    pub fn rsm(&self) -> &Arc<Rsm<LockTable>> {
+    pub fn rsm(&self) -> &Rsm<LockTable> {
         &self.rsm
     }
 
@@ -149,16 +150,15 @@ pub(crate) trait Courier: Send + Sync + 'static {
 
 /// Messages by RPC.
 struct RpcCourier {
-    rsm: Weak<Rsm<LockTable>>,
+    rsm: Rsm<LockTable>,
     handles: Handles,
     /// Whom `handles` has connections to.
     known: Mutex<BTreeSet<ClientId>>,
 }
 
 impl RpcCourier {
-    fn new(rsm: &Arc<Rsm<LockTable>>, options: Options) -> Self {
-        let handles = Handles::new(&PollMgr::shared(), options);
-        RpcCourier { rsm: Arc::downgrade(rsm), handles, known: Mutex::new(KNOWN_RANK, BTreeSet::new()) }
+    fn new(rsm: Rsm<LockTable>, handles: Handles) -> Self {
+        RpcCourier { rsm, handles, known: Mutex::new(KNOWN_RANK, BTreeSet::new()) }
     }
 
     fn client(&self, id: &ClientId) -> Option<Arc<yfs_rpc::Client>> {
@@ -183,7 +183,7 @@ impl RpcCourier {
 
 impl Courier for RpcCourier {
     fn amiprimary(&self) -> bool {
-        self.rsm.upgrade().is_some_and(|rsm| rsm.amiprimary())
+        self.rsm.amiprimary()
     }
 
     fn carry(&self, message: &Message, done: Box<dyn FnOnce(bool) + Send>) {
@@ -230,12 +230,12 @@ struct State {
 }
 
 impl Hinter {
-    pub(crate) fn start(courier: Arc<dyn Courier>) -> std::io::Result<Hinter> {
+    pub(crate) fn start(node: &Node, courier: Arc<dyn Courier>) -> std::io::Result<Hinter> {
         let state = State { board: Board::new(), stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(BOARD_RANK, state), changed: Condvar::new() });
         let spawn = |name, kind| {
             let (shared, courier) = (shared.clone(), courier.clone());
-            rt::thread::spawn(name, move || send_hints(&shared, kind, &*courier))
+            node.spawn(name, move || send_hints(&shared, kind, &*courier))
         };
         let threads = [spawn("revoker", Kind::Revoke)?, spawn("retryer", Kind::Retry)?];
         Ok(Hinter { shared, threads })
@@ -357,7 +357,7 @@ mod tests {
             told: Mutex::new(Rank::new(200, "test.told"), Vec::new()),
             silent: Mutex::new(Rank::new(201, "test.silent"), Vec::new()),
         });
-        let hinter = Hinter::start(courier.clone()).unwrap();
+        let hinter = Hinter::start(&Node::new("test"), courier.clone()).unwrap();
         (courier, hinter)
     }
 

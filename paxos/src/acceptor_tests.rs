@@ -52,7 +52,11 @@ fn h28_upcalls_come_once_in_order_with_no_lock_held() {
     let threads: Vec<JoinHandle> = (0..8)
         .map(|_| {
             let acceptor = acceptor.clone();
-            let commit = move || (2..=20).for_each(|i| drop(acceptor.commit(i, "a ")));
+            let commit = move || {
+                for instance in 2..=20 {
+                    acceptor.commit(instance, "a ");
+                }
+            };
             spawn("committer", commit).unwrap()
         })
         .collect();
@@ -112,7 +116,9 @@ fn h05_a_node_that_cannot_write_tells_its_owner_and_votes_no_more() {
     let dir = TempDir::new().unwrap();
     let told = Arc::new(AtomicUsize::new(0));
     let count = told.clone();
-    let on_fatal: OnFatal = Arc::new(move |_| drop(count.fetch_add(1, Ordering::SeqCst)));
+    let on_fatal: OnFatal = Arc::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
     let acceptor = Acceptor::open(dir.path(), "a", on_fatal).unwrap();
     acceptor.bootstrap().unwrap();
     acceptor.state.lock().log.break_it();

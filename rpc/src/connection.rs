@@ -48,7 +48,7 @@ const WRITING_RANK: Rank = Rank::new(120, "rpc.connection.writing");
 /// Who a connection's PDUs are for. Called on the poll thread; must not block.
 pub(crate) trait Owner: Send + Sync {
     /// The connection attempt has succeeded. Not called for accepted connections.
-    fn connected(&self, connection: &Arc<Connection>);
+    fn connected(self: Arc<Self>, connection: &Arc<Connection>);
     /// A whole PDU, its length included. `Break` stops reading until [`Connection::resume`].
     fn pdu(self: Arc<Self>, connection: &Arc<Connection>, pdu: &[u8]) -> ControlFlow<()>;
     /// The connection is gone.
@@ -345,7 +345,7 @@ impl Connection {
                 return Ok(ControlFlow::Break(()));
             }
             self.writing.lock().connected = true;
-            owner.connected(self);
+            owner.clone().connected(self);
         }
         let mut reading = self.reading.lock();
         {

@@ -168,7 +168,8 @@ impl PollMgr {
         let asleep = {
             let mut state = self.shared.state.lock();
             state.again.insert(token);
-            state.sleeps_until.is_some()
+            // Whoever comes next finds the wake-up under way.
+            state.sleeps_until.take().is_some()
         };
         if asleep {
             self.shared.wake();
@@ -182,7 +183,7 @@ impl PollMgr {
             state.next += 1;
             let id = TimerId { when, number: state.next };
             state.timers.insert(id, Box::new(timer));
-            (id, state.sleeps_until.is_some_and(|until| when < until))
+            (id, state.sleeps_until.take_if(|until| when < *until).is_some())
         };
         if oversleeps {
             self.shared.wake();
@@ -197,9 +198,14 @@ impl PollMgr {
         drop(timer);
     }
 
+    /// Runs `work` at `when` on the poll thread; it must not block.
+    pub fn run_at(&self, when: Instant, work: impl FnOnce() + Send + 'static) {
+        self.at(when, work);
+    }
+
     /// Runs `work` on the poll thread as soon as it can.
     pub(crate) fn defer(&self, work: impl FnOnce() + Send + 'static) {
-        self.run_at(Instant::ZERO, work);
+        self.at(Instant::ZERO, work);
     }
 }
 

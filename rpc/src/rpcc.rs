@@ -2,19 +2,22 @@
 //!
 //! A client has one connection at a time. It binds by itself before the first call, keeps every request until it is
 //! answered or given up, and sends what is outstanding again, with the same xids, as soon as a connection that carried
-//! it has died and another one stands.
+//! it has died and another one stands. A connection that carried a call, and nothing back until the call's time was up, is
+//! taken for dead: its peer may have vanished without a word.
 //!
 //! Invariants:
 //! 1. Every call ends: with the answer, or with an error at its deadline at the latest. Completions run on the poll
-//!    thread, with no lock held but the poll thread's turn lock, and never before `call_async` has returned.
-//! 2. An xid is used once; on one connection requests leave in xid order.
+//!    thread, with no lock held but the poll thread's turn lock, and never inside `call_async`.
+//! 2. An xid is used once; on one connection requests leave in xid order. 1 is bind's: servers of the lab may take what
+//!    is below the first xid that they see for forgotten.
 //! 3. xid_rep only covers xids that are answered or given up: the smallest outstanding one, less one.
 //! 4. Once the server's nonce has proved old, nothing is sent any more: every call ends with `OldServer`.
 //!
 //! Locks: `rpcc.state` guards everything; connections are called down to under it.
 //!
 //! Deviations from the lab: reconnecting is the poll thread's work and not the waiting caller's, at once and then with a
-//! back-off from 10 ms; bind carries a number that tells our servers who asks.
+//! back-off from 10 ms; bind carries a number that tells our servers who asks, and is sent again while it is unanswered,
+//! for a server that was unreachable on purpose has dropped it and kept the connection.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +35,7 @@ use crate::connection::{Budget, Connection, Owner, Sent};
 use crate::marshall::{Marshal, Unmarshal, Unmarshaller, decode};
 use crate::options::{BIND, HELLO, Options};
 use crate::pdu::{self, ClientNonce, ReplyHeader, RequestHeader, ServerNonce, Xid};
-use crate::pollmgr::PollMgr;
+use crate::pollmgr::{PollMgr, TimerId};
 use crate::procedure::Procedure;
 
 /// The lab's default total time of a call (lab: `rpcc::to_max`).
@@ -43,6 +46,9 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 /// A connection attempt without an answer is given up after this time.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// When an unanswered bind is sent again; it may be executed any number of times.
+const BIND_AGAIN: Duration = Duration::from_millis(200);
+const BIND_XID: Xid = Xid(1);
 /// The grain of deadlines.
 const TICK: Duration = Duration::from_millis(2);
 /// Calls outstanding at once, and their bytes; a further one fails at once with [`CallError::Bind`].
@@ -63,8 +69,8 @@ struct Call {
     completion: Completion,
     /// The poll thread ends it at its deadline; otherwise the waiting caller does.
     timed: bool,
-    /// It has left on some connection, so it may have been executed.
-    sent: bool,
+    /// Set when it has left on some connection, and so may have been executed: how many replies had come before.
+    sent: Option<u64>,
 }
 
 enum Link {
@@ -83,9 +89,8 @@ enum Link {
 
 enum Binding {
     Unbound,
-    /// The bind request's xid; kept over connections, as any request's.
     Asked {
-        xid: Xid,
+        again: Instant,
     },
     Bound {
         server: ServerNonce,
@@ -104,8 +109,10 @@ struct State {
     reachable: bool,
     back_off: Duration,
     refused_since: Option<Instant>,
-    /// When the timer fires that was set last, if it hasn't yet.
-    timer: Option<Instant>,
+    /// Replies that came, on all connections.
+    heard: u64,
+    /// The one timer that is set.
+    timer: Option<TimerId>,
     destroyed: bool,
 }
 
@@ -134,12 +141,13 @@ impl Client {
         let state = State {
             link: Link::Down { until: Instant::ZERO },
             binding: Binding::Unbound,
-            next_xid: 1,
+            next_xid: BIND_XID.0 + 1,
             calls: BTreeMap::new(),
             outstanding_bytes: 0,
             reachable: true,
             back_off: FIRST_BACK_OFF,
             refused_since: None,
+            heard: 0,
             timer: None,
             destroyed: false,
         };
@@ -149,7 +157,7 @@ impl Client {
             nonce: ClientNonce(rt::random::u32() | 1),
             options,
             pollmgr: pollmgr.clone(),
-            budget: Arc::default(),
+            budget: Budget::new(Duration::MAX),
             state: Mutex::new(STATE_RANK, state),
         }))
     }
@@ -159,6 +167,9 @@ impl Client {
     /// # Errors
     /// [`CallError::Bind`] if the server wasn't reached within `total`; [`CallError::OldServer`] if it was replaced.
     pub fn bind(&self, total: Duration) -> Result<(), CallError> {
+        if matches!(self.0.state.lock().binding, Binding::Bound { .. }) {
+            return Ok(());
+        }
         match self.wait(BIND_ONLY, now() + total) {
             Ok(_) => Ok(()),
             Err(CallError::OldServer) => Err(CallError::OldServer),
@@ -262,11 +273,14 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let link = {
+        let (link, timer) = {
             let mut state = self.0.state.lock();
             state.destroyed = true;
-            std::mem::replace(&mut state.link, Link::Down { until: Instant::ZERO })
+            (std::mem::replace(&mut state.link, Link::Down { until: Instant::ZERO }), state.timer.take())
         };
+        if let Some(timer) = timer {
+            self.0.pollmgr.cancel(timer);
+        }
         if let Link::Connecting { connection, .. } | Link::Up { connection } = link {
             connection.close("the client is dropped");
         }
@@ -336,7 +350,7 @@ impl Inner {
         }
         let xid = state.take_xid();
         state.outstanding_bytes += pdu.len();
-        state.calls.insert(xid, Call { pdu, deadline, completion, timed, sent: false });
+        state.calls.insert(xid, Call { pdu, deadline, completion, timed, sent: None });
         if timed {
             self.arm(&mut state, deadline);
         }
@@ -347,30 +361,29 @@ impl Inner {
 
     /// Takes a call back whose time is up; `None` if its reply has come.
     fn give_up(&self, xid: Xid) -> Option<CallError> {
-        let call = self.state.lock().remove(xid)?;
-        Some(call.time_is_up())
+        let mut state = self.state.lock();
+        let call = state.remove(xid)?;
+        Some(state.time_is_up(&call))
     }
 
     /// Sends one outstanding call, if that is possible now.
     fn send_call(&self, state: &mut State, xid: Xid) {
-        let (Link::Up { connection }, Binding::Bound { server, .. }, true) =
-            (&state.link, &state.binding, state.reachable)
-        else {
+        let State { link, binding, calls, back_off, .. } = state;
+        let (Link::Up { connection }, Binding::Bound { server, .. }, true) = (link, binding, state.reachable) else {
             return;
         };
-        let xid_rep = state.calls.first_key_value().map_or(xid, |(first, _)| *first);
-        let Some(call) = state.calls.get_mut(&xid).filter(|call| !call.pdu.is_empty()) else { return };
-        pdu::stamp(&mut call.pdu, xid, *server, Xid(xid_rep.0 - 1));
-        call.sent |= self.send(connection, &call.pdu);
-    }
-
-    /// True if the PDU may reach the server.
-    fn send(&self, connection: &Connection, pdu: &[u8]) -> bool {
+        let xid_rep = calls.first_key_value().map_or(xid, |(first, _)| *first);
+        let Some(call) = calls.get_mut(&xid).filter(|call| !call.pdu.is_empty()) else { return };
         if self.options.loses() {
             connection.close("RPC_LOSSY");
-            return false;
+            // That says nothing about the server.
+            *back_off = FIRST_BACK_OFF;
+            return;
         }
-        connection.send(pdu) == Sent::Taken
+        pdu::stamp(&mut call.pdu, xid, *server, Xid(xid_rep.0 - 1));
+        if connection.send(&call.pdu) == Sent::Taken {
+            call.sent = Some(state.heard);
+        }
     }
 
     /// Sends everything that is outstanding, on a new connection or after the bind.
@@ -381,23 +394,27 @@ impl Inner {
         }
     }
 
-    fn send_bind(&self, state: &mut State) {
-        let xid = match state.binding {
-            Binding::Unbound => state.take_xid(),
-            Binding::Asked { xid } => xid,
-            Binding::Bound { .. } | Binding::OldServer => return,
+    /// Sends the bind, for the first time or again.
+    fn send_bind(self: &Arc<Self>, state: &mut State) {
+        let (Link::Up { connection }, Binding::Unbound | Binding::Asked { .. }) = (&state.link, &state.binding) else {
+            return;
         };
-        state.binding = Binding::Asked { xid };
         let header = RequestHeader {
-            xid,
+            xid: BIND_XID,
             procedure: BIND,
             client_nonce: self.nonce,
             server_nonce: ServerNonce(0),
             xid_rep: Xid(0),
         };
-        if let (Link::Up { connection }, Ok(pdu)) = (&state.link, pdu::request(&header, &HELLO)) {
-            self.send(connection, &pdu);
+        if self.options.loses() {
+            connection.close("RPC_LOSSY");
+            state.back_off = FIRST_BACK_OFF;
+        } else if let Ok(pdu) = pdu::request(&header, &HELLO) {
+            let _ = connection.send(&pdu);
         }
+        let again = now() + BIND_AGAIN;
+        state.binding = Binding::Asked { again };
+        self.arm(state, again);
     }
 
     /// Does what the outstanding calls need next: connect, bind, or wait.
@@ -416,7 +433,11 @@ impl Inner {
                 self.arm(state, give_up);
             }
             (Link::Up { .. }, Binding::Unbound) => self.send_bind(state),
-            (Link::Up { .. }, Binding::Asked { .. } | Binding::Bound { .. }) => {}
+            (Link::Up { .. }, Binding::Asked { again }) => {
+                let again = *again;
+                if now() < again { self.arm(state, again) } else { self.send_bind(state) }
+            }
+            (Link::Up { .. }, Binding::Bound { .. }) => {}
         }
     }
 
@@ -444,28 +465,32 @@ impl Inner {
 
     /// Has `tick` called at `when`, or a little later.
     fn arm(self: &Arc<Self>, state: &mut State, when: Instant) {
-        if state.timer.is_some_and(|set| set <= when) {
+        if state.timer.is_some_and(|set| set.when <= when) {
             return;
         }
-        state.timer = Some(when);
+        if let Some(later) = state.timer.take() {
+            self.pollmgr.cancel(later);
+        }
         let inner = Arc::downgrade(self);
-        self.pollmgr.run_at(when, move || {
+        state.timer = Some(self.pollmgr.at(when, move || {
             if let Some(inner) = inner.upgrade() {
-                inner.tick();
+                inner.tick(when);
             }
-        });
+        }));
     }
 
     /// Ends the timed calls whose time is up, and goes on with the connection.
-    fn tick(self: &Arc<Self>) {
+    fn tick(self: &Arc<Self>, due: Instant) {
         let time = now();
         let mut ended = Vec::new();
         let hung = {
             let mut state = self.state.lock();
-            state.timer = None;
-            let due: Vec<Xid> =
-                state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
-            ended.extend(due.into_iter().filter_map(|xid| state.remove(xid)));
+            // An earlier timer may have been set since this one went off.
+            state.timer = state.timer.filter(|timer| timer.when != due);
+            let late: Vec<Xid> = state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
+            for call in late.into_iter().filter_map(|xid| state.remove(xid)).collect::<Vec<_>>() {
+                ended.push((state.time_is_up(&call), call));
+            }
             self.advance(&mut state);
             if let Some(next) = state.calls.values().filter(|c| c.timed).map(|c| c.deadline).min() {
                 // Deadlines close together are served together.
@@ -479,8 +504,7 @@ impl Inner {
         if let Some(connection) = hung {
             connection.close("no answer to the connection attempt");
         }
-        for call in ended {
-            let error = call.time_is_up();
+        for (error, call) in ended {
             (call.completion)(Err(error));
         }
     }
@@ -505,7 +529,7 @@ impl Inner {
 }
 
 impl Owner for Inner {
-    fn connected(&self, connection: &Arc<Connection>) {
+    fn connected(self: Arc<Self>, connection: &Arc<Connection>) {
         let mut state = self.state.lock();
         state.refused_since = None;
         state.link = Link::Up { connection: connection.clone() };
@@ -523,23 +547,30 @@ impl Owner for Inner {
         let mut state = self.state.lock();
         // Only now the connection has shown that it is good for something.
         state.back_off = FIRST_BACK_OFF;
-        let (calls, reply) = if matches!(state.binding, Binding::Asked { xid: asked } if asked == xid) {
+        state.heard += 1;
+        if xid == BIND_XID && matches!(state.binding, Binding::Asked { .. }) {
             let bound = if value < 0 { Err(CallError::Bind) } else { self.bound(&mut state, result) };
-            match bound {
-                Ok(waited) => (waited, Ok((0, Vec::new()))),
-                Err(error) => (state.take_calls(), Err(error)),
-            }
+            let (calls, outcome) = match bound {
+                Ok(waited) => (waited, Ok(())),
+                Err(error) => {
+                    state.binding = Binding::Unbound;
+                    (state.take_calls(), Err(error))
+                }
+            };
+            drop(state);
+            calls.into_iter().for_each(|call| (call.completion)(outcome.map(|()| (0, Vec::new()))));
         } else if value == CallError::OldServer.code() {
             state.binding = Binding::OldServer;
-            (state.take_calls(), Err(CallError::OldServer))
+            let calls = state.take_calls();
+            drop(state);
+            calls.into_iter().for_each(|call| (call.completion)(Err(CallError::OldServer)));
         } else {
             let call = state.remove(xid);
-            let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };
-            (call.into_iter().collect(), reply)
-        };
-        drop(state);
-        for call in calls {
-            (call.completion)(reply.clone());
+            drop(state);
+            if let Some(call) = call {
+                let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };
+                (call.completion)(reply);
+            }
         }
         ControlFlow::Continue(())
     }
@@ -566,13 +597,19 @@ impl Owner for Inner {
     }
 }
 
-impl Call {
-    fn time_is_up(&self) -> CallError {
-        if self.sent { CallError::Timeout } else { CallError::Bind }
-    }
-}
-
 impl State {
+    /// Why a call ends that was removed at its deadline. A connection on which nothing came since the call was sent is
+    /// given up with it.
+    fn time_is_up(&self, call: &Call) -> CallError {
+        let Some(heard_before) = call.sent else { return CallError::Bind };
+        if let Link::Up { connection } = &self.link
+            && heard_before == self.heard
+        {
+            connection.close("the server has fallen silent");
+        }
+        CallError::Timeout
+    }
+
     fn take_xid(&mut self) -> Xid {
         let xid = Xid(self.next_xid);
         self.next_xid += 1;

@@ -133,7 +133,8 @@ impl<R: Marshal> ReplyToken<R> {
 /// A request that has not been answered (invariant 2).
 struct Pending {
     server: Arc<Inner>,
-    connection: Arc<Connection>,
+    /// Where the request came from. Not the connection itself: it may be closed long before the answer is there.
+    asked_on: u64,
     client_nonce: ClientNonce,
     xid: Xid,
     answered: bool,
@@ -155,7 +156,7 @@ impl Pending {
             tracing::error!(%error, "a result is too long to be sent");
             refusal(self.xid, CallError::Cancel)
         });
-        self.server.answer(&self.connection, self.client_nonce, self.xid, reply);
+        self.server.answer(self.asked_on, self.client_nonce, self.xid, reply);
     }
 }
 
@@ -199,11 +200,11 @@ impl Server {
             port: None,
         };
         let inner = Arc::new(Inner {
+            budget: Budget::new(options.peer_patience),
             options,
             nonce: ServerNonce(rt::random::u32() | 1),
             pollmgr: pollmgr.clone(),
             local_addr: port.local_addr()?,
-            budget: Arc::default(),
             clients: ThrPool::new("rpcs.clients", node.clone(), CLIENT_THREADS),
             peers: ThrPool::new("rpcs.peers", node.clone(), PEER_THREADS),
             joins: ThrPool::new("rpcs.joins", node, JOIN_THREADS),
@@ -308,20 +309,8 @@ impl Server {
     /// Not to be called by a handler. False if one still runs.
     pub fn shutdown(&self) -> bool {
         let inner = &self.0;
-        inner.stopping.store(true, Ordering::Relaxed);
-        let (port, listener, connections) = {
-            let mut state = inner.state.lock();
-            (state.port.take(), state.listener.take(), std::mem::take(&mut state.connections))
-        };
-        drop(port);
-        if let Some(listener) = listener {
-            listener.close();
-        }
-        for connection in connections.into_values() {
-            connection.close("the server shuts down");
-        }
+        inner.stop();
         let pools = [&inner.clients, &inner.peers, &inner.joins];
-        pools.iter().for_each(|pool| pool.stop());
         let deadline = now() + SHUTDOWN_PATIENCE;
         let ended = pools.iter().all(|pool| pool.join_until(deadline));
         // Handlers may hold what holds this server.
@@ -357,7 +346,7 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 /// Cuts off slow peers, once a second.
 fn watch_progress(server: Weak<Inner>, pollmgr: &PollMgr) {
     let again = pollmgr.clone();
-    pollmgr.run_at(now() + PROGRESS_INTERVAL, move || {
+    pollmgr.at(now() + PROGRESS_INTERVAL, move || {
         let Some(inner) = server.upgrade().filter(|inner| !inner.stopping.load(Ordering::Relaxed)) else { return };
         let connections: Vec<_> = inner.state.lock().connections.values().cloned().collect();
         connections.iter().for_each(|connection| connection.check_progress());
@@ -365,7 +354,31 @@ fn watch_progress(server: Weak<Inner>, pollmgr: &PollMgr) {
     });
 }
 
+impl Drop for Inner {
+    /// Who didn't shut the server down leaves nothing behind either, but doesn't know when.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Inner {
+    /// Closes everything, waits for nothing.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let (port, listener, connections) = {
+            let mut state = self.state.lock();
+            (state.port.take(), state.listener.take(), std::mem::take(&mut state.connections))
+        };
+        drop(port);
+        if let Some(listener) = listener {
+            listener.close();
+        }
+        for connection in connections.into_values() {
+            connection.close("the server shuts down");
+        }
+        [&self.clients, &self.peers, &self.joins].iter().for_each(|pool| pool.stop());
+    }
+
     /// Whether one more connection may be accepted.
     pub(crate) fn has_room(&self) -> bool {
         self.state.lock().connections.len() < self.options.max_connections
@@ -385,18 +398,17 @@ impl Inner {
         }
     }
 
-    /// Keeps a reply for retransmissions and sends it on the client's newest live connection.
-    fn answer(&self, asked_on: &Arc<Connection>, nonce: ClientNonce, xid: Xid, reply: Vec<u8>) {
+    /// Keeps a reply for retransmissions and sends it on the client's newest live connection. One that wants no
+    /// at-most-once has only the connection it asked on.
+    fn answer(&self, asked_on: u64, nonce: ClientNonce, xid: Xid, reply: Vec<u8>) {
         if self.stopping.load(Ordering::Relaxed) {
             return;
-        }
-        if nonce.0 == 0 {
-            return self.send(asked_on, &reply);
         }
         let reply = Arc::new(reply);
         let connection = {
             let mut state = self.state.lock();
-            let id = state.windows.complete(nonce, xid, reply.clone());
+            let id =
+                if nonce.0 == 0 { Some(asked_on) } else { state.windows.complete(nonce, xid, reply.clone()) };
             id.and_then(|id| state.connections.get(&id).cloned())
         };
         // No connection: the client asks again on its next one.
@@ -413,7 +425,9 @@ impl Inner {
     }
 
     fn count(&self, state: &mut State, procedure: u32) {
-        if self.options.count_every == 0 {
+        // Strangers' numbers would fill the table.
+        let known = procedure == BIND || state.procedures.contains_key(&procedure);
+        if self.options.count_every == 0 || !known {
             return;
         }
         *state.counts.entry(procedure).or_default() += 1;
@@ -439,7 +453,7 @@ impl Inner {
             // Clients of the lab abort on a byte that they don't expect; ours ask for it.
             Ok(HELLO) => pdu::reply(&ReplyHeader { xid, value: 0 }, &(self.nonce.0, HELLO)),
             Ok(_) => pdu::reply(&ReplyHeader { xid, value: 0 }, &self.nonce.0),
-            Err(_) => Ok(refusal(xid, CallError::UnmarshalArgs)),
+            Err(_) => return self.send(connection, &refusal(xid, CallError::UnmarshalArgs)),
         };
         if !self.state.lock().windows.bind(header.client_nonce, connection.id()) {
             return connection.close("no room for another client");
@@ -495,8 +509,7 @@ impl Inner {
             }
             entry
         };
-        let (server, connection) = (self.clone(), connection.clone());
-        let pending = Pending { server, connection: connection.clone(), client_nonce, xid, answered: false };
+        let pending = Pending { server: self.clone(), asked_on: connection.id(), client_nonce, xid, answered: false };
         let Some(workers) = entry.workers else {
             (entry.run)(args, pending);
             return ControlFlow::Continue(());
@@ -504,12 +517,13 @@ impl Inner {
         let pool = self.pool(workers);
         let args = args.to_vec();
         pool.add(args.len(), move || (entry.run)(&args, pending));
+        let connection = connection.clone();
         if pool.wait_for_room(move || connection.resume()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 impl Owner for Inner {
-    fn connected(&self, _: &Arc<Connection>) {}
+    fn connected(self: Arc<Self>, _: &Arc<Connection>) {}
 
     fn pdu(self: Arc<Self>, connection: &Arc<Connection>, pdu: &[u8]) -> ControlFlow<()> {
         if self.stopping.load(Ordering::Relaxed) {

@@ -3,6 +3,8 @@
 //! The argument and result types are the lab's, spelled here once more: the protocols' own constants live in higher
 //! crates, and this test must not follow them in a mistake.
 
+#![allow(clippy::unwrap_used, reason = "a test, all of it")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::ControlFlow;

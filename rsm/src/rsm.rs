@@ -290,6 +290,11 @@ impl<S: StateMachine> Rsm<S> {
         read(&self.0.state.lock().machine.state)
     }
 
+    /// Cuts this node off from the other members, but not from its clients, or connects it again: for tests.
+    pub fn cut_members(&self, cut: bool) {
+        Partition::cut_members(&*self.0, !cut);
+    }
+
     /// Stops taking part, as if the node had died: port, threads and files are closed. False if a thread still runs
     /// after 10 s. Not to be called by a handler.
     pub fn shutdown(&self) -> bool {

@@ -33,7 +33,7 @@ pub enum ConnectError {
 
 /// Why a thread didn't get a lock. It doesn't have it in any of these cases, and need not do anything about it: what the
 /// service may have done, the client undoes by itself as soon as it can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AcquireError {
     /// The deadline passed. The client leaves the queue, and gives the lock back should the service have granted it.
     #[error("the lock wasn't to be had in time")]
@@ -52,17 +52,17 @@ pub enum AcquireError {
 
 impl AcquireError {
     /// Whether the service may, for now, keep the lock from others on this client's behalf.
-    pub fn may_block_others(self) -> bool {
+    pub fn may_block_others(&self) -> bool {
         match self {
             AcquireError::TimedOut | AcquireError::Strange(_) => true,
-            AcquireError::Unanswered(error) => !super::was_refused(error),
+            AcquireError::Unanswered(error) => super::may_be_executed(error),
             AcquireError::Refused(_) => false,
         }
     }
 }
 
 /// Why a lock's count isn't known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StatError {
     /// The service didn't answer.
     #[error("the lock service didn't answer: {0}")]

@@ -1,0 +1,109 @@
+//! A node of the replicated lock service (lab 7's `lock_server`).
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use yfs_lock::lock_server_cache_rsm::LockServer;
+use yfs_rsm::{Options, RsmError};
+
+use common::{Common, FAILED, server_name};
+
+/// A node of the replicated, caching lock service.
+///
+/// The first node of a service names itself twice; each further one names a node of the service, and itself. A node that
+/// was stopped or killed is started again with the same command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "lock_server",
+    version,
+    after_help = "\
+A name is a port of this machine, or host:port. All nodes must use the same names for each other.
+
+Example, three nodes on this machine, each in a terminal of its own:
+  lock_server 21000 21000
+  lock_server 21000 21001
+  lock_server 21000 21002
+Then ask them for locks:
+  lock_demo 21000
+  lock_tester 21000
+
+Files, in the folder it is started in:
+  paxos-ME.log   the views that the node took part in, and what it promised. Keep it: a node without its log is a
+                 new node. If FIRST is ME and there is no log, a new service begins.
+
+Ports: ME's port serves clients and other nodes. ME's port + 1, on 127.0.0.1 only, lets rsm_tester cut the node off or
+make it exit: don't forward it to anybody.
+
+Exit status: 2 after a wrong command line, 1 after any other failure."
+)]
+struct Arguments {
+    /// A node of the service to join, or ME to be its first.
+    #[arg(value_name = "FIRST", value_parser = server_name)]
+    first: String,
+
+    /// This node: the port, or host:port, at which clients and other nodes reach it.
+    #[arg(value_name = "ME", value_parser = server_name)]
+    me: String,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    arguments.common.set_up();
+    match start(&arguments) {
+        Ok(server) => serve(&server),
+        Err(reason) => fail(&reason),
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<LockServer, String> {
+    let test_port = test_port(&arguments.me)?;
+    let options = Options {
+        test_port: Some(test_port),
+        rpc: arguments.common.rpc(),
+        on_fatal: Arc::new(|reason| fail(reason)),
+        ..Options::new(&arguments.first, &arguments.me)
+    };
+    let server = LockServer::start(options).map_err(|error| explain(&error, arguments))?;
+    tracing::info!(first = arguments.first, me = arguments.me, test_port, "lock_server started");
+    Ok(server)
+}
+
+/// The port after this node's own.
+fn test_port(me: &str) -> Result<u16, String> {
+    let address = yfs_rpc::names::address(me).map_err(|e| e.to_string())?;
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.and_then(|port| port.checked_add(1))
+        .ok_or_else(|| format!("there is no port after {me}'s for the test server: choose a lower one"))
+}
+
+/// What went wrong, and what to do about it.
+fn explain(error: &RsmError, arguments: &Arguments) -> String {
+    let me = &arguments.me;
+    match error {
+        RsmError::Listen { error: cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            format!("{error}: stop the program that uses the port (perhaps this node already runs), or choose another")
+        }
+        RsmError::Listen { .. } => format!("{error}: ME must be an address of this machine"),
+        RsmError::TestPort { .. } => format!("{error}: leave the port after ME's free, or choose another ME"),
+        RsmError::Log(_) => format!("{error}; paxos-{me}.log lies in the folder that lock_server is started in"),
+        _ => error.to_string(),
+    }
+}
+
+/// The node's own threads do all the work.
+fn serve(_server: &LockServer) -> ! {
+    loop {
+        rt::time::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn fail(reason: &str) -> ! {
+    eprintln!("lock_server: {reason}");
+    rt::process::exit(FAILED)
+}

@@ -1,0 +1,196 @@
+//! Replicas in one process: views, failures, restarts.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{APPEND, Cluster, DEADLINE, append, wait_until};
+use yfs_rpc::{Client, Procedure};
+use yfs_rsm::protocol::{CLIENT_INVOKE, CUT_MEMBERS, ClientStatus};
+use yfs_rsm::{Options, RsmClient, RsmClientError};
+
+#[test]
+fn three_nodes_execute_everything_in_the_same_order() {
+    let cluster = Cluster::start(3);
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let client = cluster.client();
+            rt::thread::spawn("appender", move || {
+                for n in 0..25 {
+                    append(&client, thread * 1000 + n);
+                }
+            })
+            .unwrap()
+        })
+        .collect();
+    for thread in threads {
+        assert!(thread.join_until(rt::time::now() + DEADLINE));
+    }
+    let mut numbers = cluster.wait_for_equal_states(&[0, 1, 2]);
+    numbers.sort_unstable();
+    let wanted: Vec<u64> = (0..4).flat_map(|thread| (0..25).map(move |n| thread * 1000 + n)).collect();
+    assert_eq!(numbers, wanted);
+}
+
+#[test]
+fn a_dead_backup_is_removed_and_comes_back() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.kill(2);
+    append(&client, 2);
+    cluster.wait_for_members(&[0, 1]);
+    cluster.restart(2);
+    cluster.wait_for_members(&[0, 1, 2]);
+    append(&client, 3);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2, 3]);
+}
+
+#[test]
+fn a_dead_primary_is_followed_by_the_next_member_and_comes_back_as_the_last() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.kill(0);
+    append(&client, 2);
+    cluster.wait_for_members(&[1, 2]);
+    assert_eq!(cluster.primary(), 1);
+    // With FIRST = ME, and a log: it joins.
+    cluster.restart(0);
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_eq!(cluster.primary(), 1);
+    append(&client, 3);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2, 3]);
+}
+
+#[test]
+fn a_member_that_restarts_at_once_loses_its_place_but_nothing_is_lost() {
+    for victim in [0, 1, 2] {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client();
+        append(&client, 1);
+        cluster.kill(victim);
+        cluster.restart(victim);
+        append(&client, 2);
+        cluster.wait_for_members(&[0, 1, 2]);
+        append(&client, 3);
+        let numbers = cluster.wait_for_equal_states(&[0, 1, 2]);
+        assert_eq!(numbers, [1, 2, 3], "victim {victim}");
+    }
+}
+
+#[test]
+fn a_single_node_restarts() {
+    let mut cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    cluster.restart(0);
+    // The state was in memory alone.
+    assert_eq!(append(&cluster.client(), 2), 1);
+}
+
+/// The lab's client asks a primary that is cut off again and again.
+#[test]
+fn h10_clients_leave_a_primary_that_is_cut_off_from_its_backups() {
+    let cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    let primary = cluster.primary();
+    cluster.node(primary).cut_members(true);
+    append(&client, 2);
+    let others: Vec<usize> = (0..3).filter(|at| *at != primary).collect();
+    cluster.wait_for_members(&others);
+    cluster.node(primary).cut_members(false);
+    cluster.wait_for_members(&[0, 1, 2]);
+    append(&client, 3);
+    let numbers = cluster.wait_for_equal_states(&[0, 1, 2]);
+    assert!(numbers.starts_with(&[1]) && numbers.ends_with(&[3]) && numbers.contains(&2), "{numbers:?}");
+}
+
+/// The lab's client takes names off a list that runs dry.
+#[test]
+fn h14_a_client_that_has_nobody_left_starts_over_from_its_seeds() {
+    let mut cluster = Cluster::start(2);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.kill(1);
+    cluster.kill(0);
+    let error = client.call(APPEND, (2,), Duration::from_millis(700)).unwrap_err();
+    assert!(matches!(error, RsmClientError::Unreachable | RsmClientError::Unknown), "{error}");
+    cluster.restart(0);
+    cluster.restart(1);
+    append(&client, 3);
+}
+
+#[test]
+fn h14_a_client_without_a_service_says_so() {
+    let seeds = ["1".to_owned()];
+    let error = RsmClient::connect(&seeds, Duration::from_millis(300)).unwrap_err();
+    assert_eq!(error, RsmClientError::Unreachable);
+    assert_eq!(RsmClient::connect(&[], DEADLINE).unwrap_err(), RsmClientError::NoSeed);
+    let error = RsmClient::connect(&["no name".to_owned()], DEADLINE).unwrap_err();
+    assert!(matches!(error, RsmClientError::Seed(_)), "{error}");
+}
+
+/// The lab's test port is always open, to everybody.
+#[test]
+fn h20_there_is_no_test_port_unless_asked_for_and_it_is_on_loopback() {
+    let mut cluster = Cluster::start(1);
+    let test_port = {
+        let free = yfs_rpc::Server::bind("127.0.0.1:0".parse().unwrap(), yfs_rpc::Options::default()).unwrap();
+        free.local_addr().port()
+    };
+    let addr = |host: [u8; 4]| std::net::SocketAddr::from((host, test_port));
+    let call = |host| {
+        let client = Client::new(addr(host), yfs_rpc::Options::default());
+        client.call(CUT_MEMBERS, (1,), Duration::from_millis(500))
+    };
+    assert!(call([127, 0, 0, 1]).is_err(), "nobody has asked for a test port");
+    cluster.kill(0);
+    cluster.start_with(0, Options { test_port: Some(test_port), ..cluster.options(0) });
+    assert!(call([127, 0, 0, 1]).is_ok());
+    // 127.0.0.2 is this machine too, but not the address that the test port is on.
+    assert!(call([127, 0, 0, 2]).is_err());
+}
+
+/// The lab's joiner asks FIRST only.
+#[test]
+fn h25_a_node_comes_back_though_its_first_is_dead() {
+    let mut cluster = Cluster::start(4);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.kill(0);
+    cluster.wait_for_members(&[1, 2, 3]);
+    cluster.kill(3);
+    append(&client, 2);
+    cluster.wait_for_members(&[1, 2]);
+    // Its command line still names node 0.
+    cluster.restart(3);
+    cluster.wait_for_members(&[1, 2, 3]);
+    assert_eq!(cluster.wait_for_equal_states(&[1, 2, 3]), [1, 2]);
+}
+
+#[test]
+fn what_the_state_machine_does_not_know_is_refused() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client();
+    let unknown: Procedure<(u64,), u64> = Procedure::new(0x101);
+    assert_eq!(client.call(unknown, (1,), DEADLINE).unwrap_err(), RsmClientError::Refused);
+    let too_few: Procedure<(), u64> = Procedure::new(APPEND.number);
+    assert_eq!(client.call(too_few, (), DEADLINE).unwrap_err(), RsmClientError::Refused);
+    assert_eq!(append(&client, 1), 1);
+}
+
+#[test]
+fn a_backup_refers_clients_to_the_primary() {
+    let cluster = Cluster::start(2);
+    let addr = yfs_rpc::names::resolve(&cluster.names[1]).unwrap();
+    let client = Client::new(addr, yfs_rpc::Options::default());
+    let request = (APPEND.number, yfs_rpc::marshall::Bytes::default());
+    wait_until("the backup has the view", || cluster.node(1).view().0 == 2);
+    let (status, result) = client.call(CLIENT_INVOKE, request, DEADLINE).unwrap();
+    assert_eq!(status, ClientStatus::NOTPRIMARY as i32);
+    assert!(result.0.is_empty());
+    // Asked at the wrong place, the client finds the right one.
+    assert_eq!(append(&RsmClient::connect(&cluster.names[1..], DEADLINE).unwrap(), 1), 1);
+}
