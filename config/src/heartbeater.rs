@@ -11,6 +11,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use rt::time::{Instant, now};
+use yfs_paxos::Outcome;
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::CallError;
 
@@ -41,12 +42,44 @@ pub(crate) fn run(config: &Weak<Config>) {
         config.follow_those_ahead();
         config.ping_those_due();
         config.note_return_of_majority();
-        config.propose_same_if_wanted();
+        me.propose_same_if_wanted(&config);
         me.remove_suspect(&config);
     }
 }
 
 impl Heartbeater {
+    /// Proposes the same members again if the layer above asked for it, until a view comes.
+    fn propose_same_if_wanted(&mut self, config: &Config) {
+        let vid = {
+            let mut state = config.state.lock();
+            state.same_wanted = state.same_wanted.filter(|vid| *vid == state.views.vid());
+            let Some(vid) = state.same_wanted else { return };
+            vid
+        };
+        if self.may_propose(config, vid) {
+            tracing::info!(node = %config.myaddr(), %vid, "proposing the same members");
+            let outcome = config.propose(Some(vid), |view| Some(view.clone()));
+            self.note(config, &outcome);
+        }
+    }
+
+    /// Whether the back-off after a round that failed in this view is over.
+    fn may_propose(&mut self, config: &Config, vid: ViewId) -> bool {
+        if self.vid != vid {
+            *self = Heartbeater { not_before: Instant::ZERO, back_off: config.options.timing.back_off, vid };
+        }
+        now() >= self.not_before
+    }
+
+    fn note(&mut self, config: &Config, outcome: &Outcome) {
+        if !outcome.is_decided() {
+            let pause = self.back_off / 2 + rt::random::duration_below(self.back_off);
+            tracing::debug!(node = %config.myaddr(), ?outcome, ?pause, "the round failed");
+            self.not_before = now() + pause;
+            self.back_off = (self.back_off * 2).min(config.options.timing.max_back_off);
+        }
+    }
+
     fn remove_suspect(&mut self, config: &Config) {
         let time = now();
         let (suspect, vid, place) = {
@@ -58,21 +91,13 @@ impl Heartbeater {
             let place = state.detector.place(&name);
             ((name, reason), state.views.vid(), place)
         };
-        if self.vid != vid {
-            *self = Heartbeater { not_before: Instant::ZERO, back_off: config.options.timing.back_off, vid };
-        }
-        if time < self.not_before || !config.queue_up(&suspect, vid, place) {
+        if !self.may_propose(config, vid) || !config.queue_up(&suspect, vid, place) {
             return;
         }
         let (name, reason) = suspect;
         tracing::info!(node = %config.myaddr(), member = name, ?reason, vid = %vid, "proposing a removal");
         let outcome = config.propose(Some(vid), |view| view.without(&name).ok());
-        if !outcome.is_decided() {
-            let pause = self.back_off / 2 + rt::random::duration_below(self.back_off);
-            tracing::debug!(node = %config.myaddr(), member = name, ?outcome, ?pause, "removal failed");
-            self.not_before = now() + pause;
-            self.back_off = (self.back_off * 2).min(config.options.timing.max_back_off);
-        }
+        self.note(config, &outcome);
     }
 }
 
@@ -108,14 +133,6 @@ impl Config {
         }
         let due = self.state.lock().detector.to_ping(now());
         due.iter().for_each(|peer| self.doheartbeat(peer));
-    }
-
-    fn propose_same_if_wanted(&self) {
-        let wanted = self.state.lock().same_wanted.take();
-        if let Some(vid) = wanted {
-            tracing::info!(node = %self.myaddr(), %vid, "proposing the same members");
-            self.propose(Some(vid), |view| Some(view.clone()));
-        }
     }
 
     fn note_return_of_majority(&self) {

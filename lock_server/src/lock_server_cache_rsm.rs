@@ -329,11 +329,13 @@ mod tests {
     use super::*;
     use crate::lock_table::Claim;
 
+    type Done = Box<dyn FnOnce(bool) + Send>;
+
     /// Delivers to everybody but those named `dead...`; they never answer.
     struct FakeCourier {
         primary: AtomicBool,
         told: Mutex<Vec<(Kind, String)>>,
-        silent: Mutex<Vec<Box<dyn FnOnce(bool) + Send>>>,
+        silent: Mutex<Vec<Done>>,
     }
 
     impl Courier for FakeCourier {
@@ -341,7 +343,7 @@ mod tests {
             self.primary.load(Ordering::SeqCst)
         }
 
-        fn carry(&self, message: &Message, done: Box<dyn FnOnce(bool) + Send>) {
+        fn carry(&self, message: &Message, done: Done) {
             self.told.lock().push((message.kind, message.to.client.to_string()));
             if message.to.client.as_str().starts_with("dead") {
                 self.silent.lock().push(done);

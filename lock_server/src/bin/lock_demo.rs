@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use rt::time::now;
+use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 
 use common::{Common, FAILED, server_name};
@@ -38,7 +39,7 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    arguments.common.set_up();
+    arguments.common.set_up(LevelFilter::WARN);
     if let Err(error) = run(&arguments) {
         eprintln!("lock_demo: {}: {error}", arguments.server);
         rt::process::exit(FAILED);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rsm::{Options, RsmError};
 
@@ -54,7 +55,7 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    arguments.common.set_up();
+    arguments.common.set_up(LevelFilter::INFO);
     match start(&arguments) {
         Ok(server) => serve(&server),
         Err(reason) => fail(&reason),

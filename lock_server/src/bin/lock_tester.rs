@@ -13,6 +13,7 @@ use clap::Parser;
 use rt::sync::{Mutex, Rank};
 use rt::thread::JoinHandle;
 use rt::time::{Instant, now, sleep};
+use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 use yfs_lock::lock_protocol::LockId;
 
@@ -66,7 +67,7 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    arguments.common.set_up();
+    arguments.common.set_up(LevelFilter::WARN);
     let started = now();
     let outcome = rt::thread::spawn("deadline", move || give_up_at(started + DEADLINE))
         .map_err(|e| format!("cannot start a thread: {e}"))
@@ -192,7 +193,8 @@ type Holders = Mutex<BTreeMap<LockId, usize>>;
 /// Takes a lock, and sees that no other thread of this process has it.
 fn take(client: &LockClient, holders: &Holders, thread: usize, lock: LockId) -> Result<(), String> {
     client.acquire(lock).map_err(|e| format!("acquire of lock {lock} by {}: {e}", client.id()))?;
-    match holders.lock().insert(lock, thread) {
+    let before = holders.lock().insert(lock, thread);
+    match before {
         None => Ok(()),
         Some(other) => Err(format!("lock {lock} is held twice: by thread {other} and by thread {thread}")),
     }

@@ -439,8 +439,8 @@ proptest! {
             prop_assert_eq!(table.owner(lock).map(ClientId::as_str), owner.as_deref());
             prop_assert_eq!(table.stat(lock), model.grants);
             let queue: Vec<String> = model.queue.iter().map(u8::to_string).collect();
-            let in_table = table.locks.get(&lock).map(|l| l.queue.values().map(ClientId::to_string).collect());
-            prop_assert_eq!(in_table.unwrap_or_else(Vec::new), queue);
+            let in_table: Option<Vec<String>> = table.locks.get(&lock).map(|l| l.queue.values().map(ClientId::to_string).collect());
+            prop_assert_eq!(in_table.unwrap_or_default(), queue);
             check(&table);
         }
     }

@@ -9,9 +9,9 @@ pub(crate) const FAILED: i32 = 1;
 /// Settings that every program takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
-    /// How much to log to standard output: off, error, warn, info, debug or trace.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log: LevelFilter,
+    /// How much to log to standard output: off, error, warn, info, debug or trace [default: info for a server, else warn].
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<LevelFilter>,
 
     /// Break the connection before this many of 100 messages, to test what that does.
     #[arg(long, value_name = "PERCENT", env = "RPC_LOSSY", default_value_t = 0,
@@ -25,8 +25,9 @@ pub(crate) struct Common {
 
 impl Common {
     /// Starts logging and raises the limit of open files. To be called once, first.
-    pub(crate) fn set_up(&self) {
-        tracing_subscriber::fmt().with_max_level(self.log).with_target(false).with_ansi(false).init();
+    pub(crate) fn set_up(&self, default: LevelFilter) {
+        let level = self.log.unwrap_or(default);
+        tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false).init();
         let limit = rt::process::raise_file_limit();
         tracing::debug!(limit, "open files");
     }
