@@ -24,11 +24,9 @@ use std::time::Duration;
 use rt::sync::{Condvar, Mutex};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
-use yfs_paxos::protocol::{HEARTBEAT, PREPAREREQ, PaxosStatus, PrepareArg};
+use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_paxos::value::check_name;
-use yfs_paxos::{
-    Acceptor, Instance, LogError, OnFatal, Outcome, PaxosChange, ProposalNumber, Proposer, RestoreError, Value,
-};
+use yfs_paxos::{Acceptor, Instance, LogError, OnFatal, PaxosChange, Proposer, RestoreError, Value};
 use yfs_rpc::{Handles, Server};
 
 use crate::detector::FailureDetector;
@@ -37,8 +35,6 @@ use crate::{Options, ranks};
 
 /// How long a caller waits for an upcall that another thread makes.
 const UPCALL_PATIENCE: Duration = Duration::from_secs(1);
-/// The total time of one question while catching up.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the layer above is told. Called with no lock held.
 #[doc(alias = "config_view_change")]
@@ -237,41 +233,6 @@ impl Config {
         Ok(vid)
     }
 
-    /// Proposes view `vid + 1` with `new_m` as the last member. [`Outcome::Decided`] means that it was added by a ballot
-    /// of this call's own.
-    pub fn add(&self, new_m: &str, vid: ViewId) -> Outcome {
-        self.propose(Some(vid), |view| view.with(new_m).ok())
-    }
-
-    /// Proposes the view without `m`.
-    pub fn remove(&self, m: &str) -> Outcome {
-        self.propose(None, |view| view.contains(m).then(|| view.without(m).ok()).flatten())
-    }
-
-    /// Proposes a view with the same members.
-    pub fn propose_same(&self) -> Outcome {
-        self.propose(None, |view| Some(view.clone()))
-    }
-
-    /// Runs one round for the view after the last one (which must be `vid`, if that is given).
-    pub(crate) fn propose(&self, vid: Option<ViewId>, next: impl FnOnce(&Value) -> Option<Value>) -> Outcome {
-        let Some((last, view)) = self.last_view() else { return Outcome::Impossible };
-        if vid.is_some_and(|vid| vid != last) {
-            return Outcome::Old;
-        }
-        let Some(value) = next(&view).filter(|_| view.contains(&self.options.me)) else { return Outcome::Impossible };
-        let present = self.probe(FailureDetector::has_majority);
-        self.note_majority(present);
-        if !present {
-            return Outcome::NoMajority;
-        }
-        let outcome = self.proposer.run(last.next().0, &view, &value);
-        if outcome.is_decided() {
-            self.wait_for(last.next());
-        }
-        outcome
-    }
-
     /// Whether a round of this node is running. Doesn't wait for it (H13).
     pub fn isrunning(&self) -> bool {
         self.proposer.isrunning()
@@ -286,44 +247,9 @@ impl Config {
         }
     }
 
-    /// Whether all members answer now. Blocks for at most a ping's time.
-    pub fn all_answer(&self) -> bool {
-        self.probe(FailureDetector::has_all)
-    }
-
     /// While true, heartbeats are answered "remove me". Ends by itself with a view that doesn't name this node.
     pub fn ask_removal(&self, wanted: bool) {
         self.state.lock().wants_out = wanted;
-    }
-
-    /// Asks `name`, which the owner trusts, for the views after the last one, until it knows no more; of a lab node only
-    /// one is asked for. Blocks. Returns the last view's number.
-    pub fn catch_up_from(&self, name: &str) -> ViewId {
-        while self.ask_for_next(name) && self.is_ours(name) {}
-        self.vid()
-    }
-
-    /// Whether `name` is known to be no lab node: it has told so when this node's client bound to it.
-    pub(crate) fn is_ours(&self, name: &str) -> bool {
-        self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours())
-    }
-
-    /// One step of catching up: true if `name` knew the next view.
-    pub(crate) fn ask_for_next(&self, name: &str) -> bool {
-        let instance = self.vid().next().0;
-        let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
-        let Ok(client) = self.handles.client(name) else { return false };
-        match client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT) {
-            Ok((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
-                let committed = self.acceptor.commit(instance, &res.v_a);
-                if committed {
-                    tracing::debug!(node = %self.options.me, peer = name, vid = instance, "caught up");
-                    self.wait_for(ViewId(instance));
-                }
-                committed
-            }
-            _ => false,
-        }
     }
 
     /// Simulates failures, for the tester: 3 and 4 are the proposer's.
@@ -332,7 +258,7 @@ impl Config {
     }
 
     /// Waits a moment for a view that is decided to be told here.
-    fn wait_for(&self, vid: ViewId) {
+    pub(crate) fn wait_for(&self, vid: ViewId) {
         let deadline = now() + UPCALL_PATIENCE;
         let mut state = self.state.lock();
         while state.views.vid() < vid && self.changed.wait_until(&mut state, deadline) {}
@@ -360,25 +286,6 @@ impl Config {
             state.changed.elapsed() < patience || self.proposer.isrunning()
         };
         (if ok { PaxosStatus::OK } else { PaxosStatus::ERR }, mine.0.cast_signed())
-    }
-
-    /// Tells the layer above if a majority was lost, or is back.
-    pub(crate) fn note_majority(&self, present: bool) {
-        let change = {
-            let mut state = self.state.lock();
-            if std::mem::replace(&mut state.majority, present) == present {
-                return;
-            }
-            state.change.as_ref().and_then(Weak::upgrade)
-        };
-        if present {
-            tracing::info!(node = %self.options.me, "a majority answers again");
-        } else {
-            tracing::warn!(node = %self.options.me, "no majority of the view answers: no view can be formed");
-        }
-        if let Some(change) = change {
-            change.majority_changed(present);
-        }
     }
 
     /// Has the heartbeater ask `peer`, which is ahead.

@@ -16,7 +16,7 @@ use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::CallError;
 
 use crate::config::Config;
-use crate::detector::{FailureDetector, Pong, Reason};
+use crate::detector::{Pong, Reason};
 use crate::view::ViewId;
 
 /// Another's round is waited for so long.
@@ -42,8 +42,9 @@ pub(crate) fn run(config: &Weak<Config>) {
         config.follow_those_ahead();
         config.ping_those_due();
         config.note_return_of_majority();
-        me.propose_same_if_wanted(&config);
+        // The dead first: that is a new view too.
         me.remove_suspect(&config);
+        me.propose_same_if_wanted(&config);
     }
 }
 
@@ -146,7 +147,7 @@ impl Config {
     }
 
     /// Sends one ping; its answer goes to the detector.
-    fn doheartbeat(&self, peer: &str) {
+    pub(crate) fn doheartbeat(&self, peer: &str) {
         let vid = {
             let mut state = self.state.lock();
             state.detector.pinged(peer, now());
@@ -207,25 +208,5 @@ impl Config {
         }
         drop(state);
         !self.acceptor.is_in_other_round(OTHERS_ROUND)
-    }
-
-    /// Whether `enough` holds of the answers had lately, after asking everybody if need be.
-    pub(crate) fn probe(&self, enough: impl Fn(&FailureDetector, Instant) -> bool) -> bool {
-        let deadline = now() + self.options.timing.ping_timeout;
-        let everybody = {
-            let state = self.state.lock();
-            if enough(&state.detector, now()) {
-                return true;
-            }
-            state.detector.everybody()
-        };
-        everybody.iter().for_each(|peer| self.doheartbeat(peer));
-        let mut state = self.state.lock();
-        while !state.stopping && !enough(&state.detector, now()) {
-            if !self.changed.wait_until(&mut state, deadline) {
-                break;
-            }
-        }
-        enough(&state.detector, now())
     }
 }

@@ -9,11 +9,14 @@
 //! | [`view`] | all views by number | acceptor's values, as config sees them |
 //! | [`detector`] | whom to ping, whom to suspect: time comes in as an argument | inside config::heartbeater |
 //! | [`config`] | methods, handlers, upcalls | class config |
+//! | `changes` | rounds for the next view; catching up | config::add, remove_wo |
+//! | `roles` | what the layer above asks because of the state it holds or lacks | |
 //! | `heartbeater` | the thread: pings, removals, catching up | config::heartbeater, doheartbeat |
 //! | [`options`] | timers and their defaults | constants |
 //!
 //! Locks: see [`ranks`].
 
+mod changes;
 pub mod config;
 pub mod detector;
 mod heartbeater;

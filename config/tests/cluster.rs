@@ -7,7 +7,7 @@ use common::{Cluster, PATIENCE, wait_until};
 use rt::time::sleep;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use yfs_config::{Outcome, Timing, ViewId};
+use yfs_config::{Outcome, Standing, Timing, ViewId};
 
 #[test]
 fn nodes_join_one_after_the_other_and_all_hear_of_each_view_once_in_order() {
@@ -73,6 +73,36 @@ fn a_member_that_missed_a_view_catches_up_and_is_not_removed() {
         cluster.wait_for_view(before.0 + 1, &cluster.names);
     }
     assert_eq!(cluster.nodes[0].config.vid(), ViewId(5));
+}
+
+#[test]
+fn a_view_of_the_same_members_is_proposed_until_it_comes() {
+    let mut cluster = Cluster::new(3, Timing::default());
+    cluster.nodes[1].config.request_same(ViewId(2));
+    let dead = [cluster.names[0].clone(), cluster.names[2].clone()];
+    cluster.nodes.iter().filter(|node| dead.contains(&node.name)).for_each(|node| node.cut_off(true));
+    dead.iter().for_each(|name| cluster.kill(name));
+    cluster.nodes[0].config.request_same(ViewId(3));
+    let survey = cluster.nodes[0].config.survey();
+    assert!(survey.keys().eq(&dead), "{survey:?}");
+    wait_until("it was tried in vain", || cluster.nodes[0].events.majority.lock().as_slice() == [false]);
+    cluster.restart(&dead[0]);
+    wait_until("a new view", || cluster.nodes.iter().all(|node| node.config.vid() >= ViewId(4)));
+}
+
+#[test]
+fn a_node_that_may_remove_nobody_removes_nobody_and_says_how_the_others_stand() {
+    let mut cluster = Cluster::new(3, Timing::default());
+    for node in &cluster.nodes {
+        node.config.set_role(false);
+    }
+    let gone = cluster.names[1].clone();
+    cluster.kill(&gone);
+    let survey = || cluster.nodes[0].config.survey().into_values().collect::<Vec<_>>();
+    wait_until("both are known", || survey() == [Standing::Refuses, Standing::AsksRemoval]);
+    assert_eq!(cluster.nodes[0].config.vid(), ViewId(3));
+    cluster.nodes[0].config.set_role(true);
+    wait_until("both are removed", || cluster.nodes[0].members() == [cluster.names[0].clone()]);
 }
 
 #[test]

@@ -208,8 +208,8 @@ impl CachedLock {
                 let (first, most) = POLL;
                 let pause = first.saturating_mul(1 << self.polls.min(8)).min(most);
                 self.polls = self.polls.saturating_add(1);
-                // A retry may have been faster than the answer; a revoke has nothing to revoke.
-                (self.revoked, self.given_up) = (false, None);
+                // The retry flag stays: the hint may have been faster than the answer.
+                self.given_up = None;
                 self.phase = Phase::Queued { xid, poll_at: now + pause };
                 Then::Nothing
             }

@@ -5,7 +5,7 @@
 //! themselves, lab clients don't. So what is due for a lock stays on the board until the table says that something else
 //! is, and is sent again now and then.
 //!
-//! - A **revoke** goes to the owner: again after a failure (1 s, doubling to 30 s), and rarely if it was delivered (10 s,
+//! - A **revoke** goes to the owner: again after a failure (1 s, doubling to 30 s), and rarely if it was delivered (2 s,
 //!   doubling to 60 s; an owner may well hold its lock for long).
 //! - A **retry** goes to the first in line, to the next one at once if that fails, and to the next one after
 //!   [`TURN`] if it was delivered but the lock is still free. After the last in line it begins anew, with the same pauses.
@@ -39,7 +39,7 @@ pub const LAST_CALLS: u32 = 4;
 /// Until a message that failed is sent again, at first and at most.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Until a message that was delivered is sent again, at first and at most.
-const AFTER_DELIVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const AFTER_DELIVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Until a client with too many messages under way is looked at again.
 const CROWDED: Duration = Duration::from_millis(50);
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(tell(&mut board, Kind::Retry, at(0), |c| c == "c"), ["a", "b", "c"]);
         assert_eq!(board.next(Kind::Retry, at(499)), Next::Wait(Some(at(500))));
         assert_eq!(tell(&mut board, Kind::Retry, at(500), |_| true), ["d"], "c had its turn");
-        assert_eq!(board.next(Kind::Retry, at(500)), Next::Wait(Some(at(10_500))));
+        assert_eq!(board.next(Kind::Retry, at(500)), Next::Wait(Some(at(2500))));
         board.apply(vec![Effect::Settled { lock: LOCK }], at(600));
         assert_eq!(board.next(Kind::Retry, at(20_000)), Next::Wait(None));
         assert!(board.is_empty() && board.queue.is_empty() && board.to_client.is_empty());

@@ -230,7 +230,8 @@ impl LockClient {
     /// [`AcquireError`].
     pub fn try_lock(&self, lock: impl Into<LockId>) -> Result<Option<LockGuard<'_>>, AcquireError> {
         let lock = lock.into();
-        Ok(self.inner.try_acquire(lock)?.then_some(LockGuard { client: self, lock }))
+        // Made only if there is a lock to guard: dropping a guard releases.
+        Ok(self.inner.try_acquire(lock)?.then(|| LockGuard { client: self, lock }))
     }
 
     /// How often the service has granted a lock (lab: `stat`).

@@ -34,7 +34,7 @@
 //! 5. A lock has at least one record.
 //! 6. The bytes of a state are canonical: equal states have equal bytes, and no other bytes are read.
 //!
-//! Leases (a later step) belong into [`Place::Owner`] and behind a new version number of the bytes.
+//! Leases (a later step) belong into the owner's record (`Place::Owner`) and behind a new version number of the bytes.
 
 mod bytes;
 #[cfg(test)]
@@ -140,7 +140,7 @@ struct Lock {
     queue: BTreeMap<u64, ClientId>,
     records: BTreeMap<ClientId, Record>,
     granted: u32,
-    /// Since the lock became free, a newcomer was sent to the queue.
+    /// Since the lock became free, a newcomer was sent to the queue. False while it has an owner.
     deferred: bool,
 }
 
@@ -210,7 +210,6 @@ impl LockTable {
         match record.place {
             Place::Owner => {
                 entry.owner = None;
-                entry.deferred = false;
                 self.fall_idle(lock, client, true);
                 self.tell(lock);
             }

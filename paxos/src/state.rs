@@ -153,6 +153,10 @@ impl AcceptorState {
             Some(Equal) if self.promised.as_ref().is_some_and(|promised| arg.n < *promised) => Step::ok(false),
             Some(Equal) => {
                 let Some(value) = self.next_value(&arg.v) else { return Step::refuse(false) };
+                // Asked again: it's on the disk already. A number stands for one value.
+                if let Some((_, accepted)) = self.accepted.as_ref().filter(|(n_a, _)| *n_a == arg.n) {
+                    return Step::ok(*accepted == value);
+                }
                 self.promised = Some(arg.n.clone());
                 self.accepted = Some((arg.n.clone(), value.clone()));
                 Step { record: Some(Record::Accepted(arg.n.clone(), value)), ..Step::ok(true) }

@@ -50,6 +50,9 @@ fn h06_an_accepted_value_is_an_option_and_comes_with_its_number() {
     assert_eq!(state.accepted(), None);
     let step = accept(&mut state, 3, 2, "b", "a b ");
     assert_eq!(step.record, Some(Record::Accepted(n(2, "b"), value("a b "))));
+    let again = accept(&mut state, 3, 2, "b", "a b ");
+    assert_eq!((again.record, again.result), (None, true), "it is on the disk");
+    assert!(!accept(&mut state, 3, 2, "b", "a c ").result, "a number stands for one value");
     // Accepting 2 promises 2.
     assert!(!prepare(&mut state, 3, 2, "b").result.accept);
     let step = prepare(&mut state, 3, 3, "c");

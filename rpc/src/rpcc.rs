@@ -106,6 +106,10 @@ struct State {
     next_xid: i32,
     calls: BTreeMap<Xid, Call>,
     outstanding_bytes: usize,
+    /// Threads that wait in `bind`.
+    binders: usize,
+    /// How often all calls and binds that were outstanding have failed.
+    failures: u64,
     reachable: bool,
     back_off: Duration,
     refused_since: Option<Instant>,
@@ -124,6 +128,8 @@ struct Inner {
     pollmgr: PollMgr,
     budget: Arc<Budget>,
     state: Mutex<State>,
+    /// Notified when the binding has changed, and when everything outstanding has failed.
+    settled: Condvar,
 }
 
 /// A client of one server. Dropping it cancels what is outstanding.
@@ -144,6 +150,8 @@ impl Client {
             next_xid: BIND_XID.0 + 1,
             calls: BTreeMap::new(),
             outstanding_bytes: 0,
+            binders: 0,
+            failures: 0,
             reachable: true,
             back_off: FIRST_BACK_OFF,
             refused_since: None,
@@ -159,6 +167,7 @@ impl Client {
             pollmgr: pollmgr.clone(),
             budget: Budget::new(Duration::MAX),
             state: Mutex::new(STATE_RANK, state),
+            settled: Condvar::new(),
         }))
     }
 
@@ -167,14 +176,23 @@ impl Client {
     /// # Errors
     /// [`CallError::Bind`] if the server wasn't reached within `total`; [`CallError::OldServer`] if it was replaced.
     pub fn bind(&self, total: Duration) -> Result<(), CallError> {
-        if matches!(self.0.state.lock().binding, Binding::Bound { .. }) {
-            return Ok(());
-        }
-        match self.wait(BIND_ONLY, now() + total) {
-            Ok(_) => Ok(()),
-            Err(CallError::OldServer) => Err(CallError::OldServer),
-            Err(_) => Err(CallError::Bind),
-        }
+        let deadline = now() + total;
+        let mut state = self.0.state.lock();
+        let failures = state.failures;
+        state.binders += 1;
+        self.0.advance(&mut state);
+        let outcome = loop {
+            match state.binding {
+                Binding::Bound { .. } => break Ok(()),
+                Binding::OldServer => break Err(CallError::OldServer),
+                Binding::Unbound | Binding::Asked { .. } => {}
+            }
+            if state.failures != failures || !self.0.settled.wait_until(&mut state, deadline) {
+                break Err(CallError::Bind);
+            }
+        };
+        state.binders -= 1;
+        outcome
     }
 
     /// Calls a procedure and waits for its status and result, at most for `total`.
@@ -310,9 +328,6 @@ fn typed<R: Unmarshal>(reply: RawReply) -> Result<(i32, R), CallError> {
     Ok((value, result))
 }
 
-/// What a call waits for if it has no request of its own: the bind.
-const BIND_ONLY: Vec<u8> = Vec::new();
-
 impl Inner {
     /// A request whose xid, server nonce and xid_rep are still to be written.
     fn request(&self, procedure: u32, args: &impl Marshal) -> Result<Vec<u8>, CallError> {
@@ -373,7 +388,7 @@ impl Inner {
             return;
         };
         let xid_rep = calls.first_key_value().map_or(xid, |(first, _)| *first);
-        let Some(call) = calls.get_mut(&xid).filter(|call| !call.pdu.is_empty()) else { return };
+        let Some(call) = calls.get_mut(&xid) else { return };
         if self.options.loses() {
             connection.close("RPC_LOSSY");
             // That says nothing about the server.
@@ -419,7 +434,7 @@ impl Inner {
 
     /// Does what the outstanding calls need next: connect, bind, or wait.
     fn advance(self: &Arc<Self>, state: &mut State) {
-        if state.destroyed || state.calls.is_empty() || !state.reachable {
+        if state.destroyed || state.calls.is_empty() && state.binders == 0 || !state.reachable {
             return;
         }
         match (&state.link, &state.binding) {
@@ -487,7 +502,8 @@ impl Inner {
             let mut state = self.state.lock();
             // An earlier timer may have been set since this one went off.
             state.timer = state.timer.filter(|timer| timer.when != due);
-            let late: Vec<Xid> = state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
+            let late: Vec<Xid> =
+                state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
             for call in late.into_iter().filter_map(|xid| state.remove(xid)).collect::<Vec<_>>() {
                 ended.push((state.time_is_up(&call), call));
             }
@@ -511,20 +527,27 @@ impl Inner {
 
     /// Ends every call; on whatever thread, so the completions are handed to the poll thread.
     fn fail_all(&self, error: CallError) {
-        let calls = self.state.lock().take_calls();
+        let calls = self.take_calls(&mut self.state.lock());
         self.pollmgr.defer(move || calls.into_iter().for_each(|call| (call.completion)(Err(error))));
     }
 
-    /// The answer to bind. Returns the calls that waited for it alone.
-    fn bound(&self, state: &mut State, result: &[u8]) -> Result<Vec<Call>, CallError> {
+    /// Everything outstanding is about to fail.
+    fn take_calls(&self, state: &mut State) -> Vec<Call> {
+        state.failures += 1;
+        self.settled.notify_all();
+        state.outstanding_bytes = 0;
+        std::mem::take(&mut state.calls).into_values().collect()
+    }
+
+    /// The answer to bind.
+    fn bound(&self, state: &mut State, result: &[u8]) -> Result<(), CallError> {
         let mut input = Unmarshaller::new(result);
-        let server = ServerNonce(input.read().map_err(|_| CallError::UnmarshalReply)?);
+        let server = ServerNonce(input.read().map_err(|_| CallError::Bind)?);
         let ours = input.remaining() > 0 && input.read::<i32>() == Ok(HELLO);
         state.binding = Binding::Bound { server, ours };
-        let waited: Vec<Xid> = state.calls.iter().filter(|(_, c)| c.pdu.is_empty()).map(|c| *c.0).collect();
-        let waited = waited.into_iter().filter_map(|xid| state.remove(xid)).collect();
+        self.settled.notify_all();
         self.send_all(state);
-        Ok(waited)
+        Ok(())
     }
 }
 
@@ -548,22 +571,12 @@ impl Owner for Inner {
         // Only now the connection has shown that it is good for something.
         state.back_off = FIRST_BACK_OFF;
         state.heard += 1;
-        if xid == BIND_XID && matches!(state.binding, Binding::Asked { .. }) {
+        let failed = if xid == BIND_XID && matches!(state.binding, Binding::Asked { .. }) {
             let bound = if value < 0 { Err(CallError::Bind) } else { self.bound(&mut state, result) };
-            let (calls, outcome) = match bound {
-                Ok(waited) => (waited, Ok(())),
-                Err(error) => {
-                    state.binding = Binding::Unbound;
-                    (state.take_calls(), Err(error))
-                }
-            };
-            drop(state);
-            calls.into_iter().for_each(|call| (call.completion)(outcome.map(|()| (0, Vec::new()))));
+            bound.err().inspect(|_| state.binding = Binding::Unbound)
         } else if value == CallError::OldServer.code() {
             state.binding = Binding::OldServer;
-            let calls = state.take_calls();
-            drop(state);
-            calls.into_iter().for_each(|call| (call.completion)(Err(CallError::OldServer)));
+            Some(CallError::OldServer)
         } else {
             let call = state.remove(xid);
             drop(state);
@@ -571,6 +584,12 @@ impl Owner for Inner {
                 let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };
                 (call.completion)(reply);
             }
+            return ControlFlow::Continue(());
+        };
+        if let Some(error) = failed {
+            let calls = self.take_calls(&mut state);
+            drop(state);
+            calls.into_iter().for_each(|call| (call.completion)(Err(error)));
         }
         ControlFlow::Continue(())
     }
@@ -620,11 +639,6 @@ impl State {
         let call = self.calls.remove(&xid)?;
         self.outstanding_bytes -= call.pdu.len();
         Some(call)
-    }
-
-    fn take_calls(&mut self) -> Vec<Call> {
-        self.outstanding_bytes = 0;
-        std::mem::take(&mut self.calls).into_values().collect()
     }
 
     /// When the next attempt may be made; the one after that will have to wait twice as long.

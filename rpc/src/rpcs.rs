@@ -407,8 +407,7 @@ impl Inner {
         let reply = Arc::new(reply);
         let connection = {
             let mut state = self.state.lock();
-            let id =
-                if nonce.0 == 0 { Some(asked_on) } else { state.windows.complete(nonce, xid, reply.clone()) };
+            let id = if nonce.0 == 0 { Some(asked_on) } else { state.windows.complete(nonce, xid, reply.clone()) };
             id.and_then(|id| state.connections.get(&id).cloned())
         };
         // No connection: the client asks again on its next one.

@@ -70,7 +70,7 @@ fn start(arguments: &Arguments) -> Result<LockServer, String> {
         on_fatal: Arc::new(|reason| fail(reason)),
         ..Options::new(&arguments.first, &arguments.me)
     };
-    let server = LockServer::start(options).map_err(|error| explain(&error, arguments))?;
+    let server = LockServer::start(options).map_err(|error| explain(&error))?;
     tracing::info!(first = arguments.first, me = arguments.me, test_port, "lock_server started");
     Ok(server)
 }
@@ -84,15 +84,18 @@ fn test_port(me: &str) -> Result<u16, String> {
 }
 
 /// What went wrong, and what to do about it.
-fn explain(error: &RsmError, arguments: &Arguments) -> String {
-    let me = &arguments.me;
+fn explain(error: &RsmError) -> String {
     match error {
         RsmError::Listen { error: cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
             format!("{error}: stop the program that uses the port (perhaps this node already runs), or choose another")
         }
         RsmError::Listen { .. } => format!("{error}: ME must be an address of this machine"),
         RsmError::TestPort { .. } => format!("{error}: leave the port after ME's free, or choose another ME"),
-        RsmError::Log(_) => format!("{error}; paxos-{me}.log lies in the folder that lock_server is started in"),
+        // The error names the file.
+        RsmError::Log(_) => format!(
+            "{error}: it must be writable and whole, and of no other program; start lock_server where it is, or, if it is \
+             lost, move it away and let the node join another one as a new node"
+        ),
         _ => error.to_string(),
     }
 }

@@ -67,7 +67,12 @@ impl Fake {
         let (status, effects) = {
             let mut table = self.table.lock();
             let status = run(&mut table);
-            (status, table.take_effects())
+            let mut effects = table.take_effects();
+            // As the board does: what is due is told again.
+            if status == Status::Retry && effects.is_empty() {
+                effects = table.due();
+            }
+            (status, effects)
         };
         effects.into_iter().for_each(|effect| self.tell(effect));
         if chance < self.faults.lost + self.faults.unanswered {

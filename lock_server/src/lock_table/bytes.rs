@@ -123,6 +123,9 @@ impl LockTable {
             }
             lock.records.insert(client, Record { xid, place });
         }
+        if lock.deferred && lock.owner.is_some() {
+            return Err(StateError::Damaged("a lock with an owner that sends newcomers away"));
+        }
         if lock.records.is_empty() {
             return Err(StateError::Damaged("a lock that no client knows"));
         }

@@ -75,6 +75,7 @@ fn check(table: &LockTable) {
         }
         assert!(owners.len() <= 1, "invariant 1");
         assert_eq!(owners.first().copied(), lock.owner.as_ref(), "invariant 1");
+        assert!(!lock.deferred || lock.owner.is_none());
         assert_eq!(queue, lock.queue, "invariant 2");
         waiting += queue.len();
         if !queue.is_empty() {

@@ -191,8 +191,7 @@ impl Tester {
     /// Returns clients that live on.
     fn lossy_test(&mut self) -> Vec<Arc<Client>> {
         print_now(format_args!("start lossy_test ..."));
-        let options =
-            Options { lossy_percent: self.options.lossy_percent.max(LOSS_PERCENT), ..self.options.clone() };
+        let options = Options { lossy_percent: self.options.lossy_percent.max(LOSS_PERCENT), ..self.options.clone() };
         if let Some(server) = self.server.take() {
             stop(server);
             self.server = Some(start_server(self.addr, &options));

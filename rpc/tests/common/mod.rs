@@ -1,31 +1,36 @@
 //! A peer that speaks raw bytes, and what the tests share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rt::net::{Interest, TcpListener, TcpPort, TcpStream};
+use rt::sync::{Condvar, Mutex, Rank};
+use rt::thread::JoinHandle;
 use rt::time::{Instant, now};
 use yfs_rpc::pdu::{self, ClientNonce, HEADER_BYTES, ReplyHeader, RequestHeader, ServerNonce, Verbatim, Xid};
-use yfs_rpc::{Options, PollMgr, Procedure, Server, Status};
+use yfs_rpc::{Client, Options, PollMgr, Procedure, Server, Status};
 
 /// What must happen happens within this time, however busy the machine is.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Adds 1.
-pub const ADD: Procedure<(i32,), i32> = Procedure::new(0x101);
+pub(crate) const ADD: Procedure<(i32,), i32> = Procedure::new(0x101);
 /// Returns its argument.
-pub const ECHO: Procedure<(String,), String> = Procedure::new(0x102);
+pub(crate) const ECHO: Procedure<(String,), String> = Procedure::new(0x102);
 
-pub const BIND: u32 = 1;
+pub(crate) const BIND: u32 = 1;
 
-pub fn anywhere() -> SocketAddr {
+pub(crate) fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
 /// A started server with [`ADD`] and [`ECHO`], and what `more` registers.
-pub fn server_at(addr: SocketAddr, options: Options, more: impl FnOnce(&Server)) -> Server {
+pub(crate) fn server_at(addr: SocketAddr, options: Options, more: impl FnOnce(&Server)) -> Server {
     let server = Server::bind_on(&PollMgr::new().unwrap(), addr, options).unwrap();
     server.reg(ADD, |n: i32| (Status::OK, n + 1));
     server.reg_inline(ECHO, |text: String| (Status::OK, text));
@@ -34,12 +39,12 @@ pub fn server_at(addr: SocketAddr, options: Options, more: impl FnOnce(&Server))
     server
 }
 
-pub fn server() -> Server {
+pub(crate) fn server() -> Server {
     server_at(anywhere(), Options::default(), |_| {})
 }
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = now() + PATIENCE;
     while !condition() {
         assert!(now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -48,19 +53,19 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A listener that is waited for.
-pub struct RawListener(TcpListener);
+pub(crate) struct RawListener(TcpListener);
 
 impl RawListener {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         RawListener(TcpPort::bind(anywhere()).unwrap().listen().unwrap())
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
 
     /// The next connection; `None` if none comes before the deadline.
-    pub fn accept_until(&self, deadline: Instant) -> Option<Raw> {
+    pub(crate) fn accept_until(&self, deadline: Instant) -> Option<Raw> {
         loop {
             match self.0.accept() {
                 Ok((stream, _)) => return Some(Raw { stream, kept: Vec::new() }),
@@ -73,32 +78,32 @@ impl RawListener {
         }
     }
 
-    pub fn accept(&self) -> Raw {
+    pub(crate) fn accept(&self) -> Raw {
         self.accept_until(now() + PATIENCE).expect("a connection")
     }
 }
 
 /// One end of a connection, waited for.
-pub struct Raw {
-    pub stream: TcpStream,
+pub(crate) struct Raw {
+    pub(crate) stream: TcpStream,
     kept: Vec<u8>,
 }
 
 impl Raw {
     /// # Errors
     /// When nobody takes the connection.
-    pub fn try_connect(addr: SocketAddr) -> io::Result<Raw> {
+    pub(crate) fn try_connect(addr: SocketAddr) -> io::Result<Raw> {
         let stream = TcpStream::connect(addr)?;
         stream.wait(Interest::WRITE, Some(now() + PATIENCE))?;
         stream.take_error()?.map_or(Ok(Raw { stream, kept: Vec::new() }), Err)
     }
 
-    pub fn connect(addr: SocketAddr) -> Raw {
+    pub(crate) fn connect(addr: SocketAddr) -> Raw {
         Raw::try_connect(addr).unwrap()
     }
 
     /// Connects and binds; returns the server's nonce too.
-    pub fn bound(addr: SocketAddr, client: ClientNonce) -> (Raw, ServerNonce) {
+    pub(crate) fn bound(addr: SocketAddr, client: ClientNonce) -> (Raw, ServerNonce) {
         let mut raw = Raw::connect(addr);
         raw.send(&request(1, BIND, client, ServerNonce(0), &0_i32.to_be_bytes()));
         let (header, result) = raw.reply();
@@ -108,7 +113,7 @@ impl Raw {
     }
 
     /// Writes all of it; false if the connection dies, or the peer doesn't read for long.
-    pub fn send(&self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn send(&self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match self.stream.write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
@@ -124,7 +129,7 @@ impl Raw {
     }
 
     /// Reads some bytes; `None` when the connection has ended.
-    pub fn read_until(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+    pub(crate) fn read_until(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => return Ok(None),
@@ -140,7 +145,7 @@ impl Raw {
     }
 
     /// The next PDU; `None` when the connection has ended.
-    pub fn pdu(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn pdu(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             if let Some(length) = self.kept.first_chunk::<4>().map(|field| u32::from_be_bytes(*field) as usize) {
@@ -155,14 +160,19 @@ impl Raw {
     }
 
     /// The next reply.
-    pub fn reply(&mut self) -> (ReplyHeader, Vec<u8>) {
+    pub(crate) fn reply(&mut self) -> (ReplyHeader, Vec<u8>) {
         let pdu = self.pdu().expect("a reply");
         let (header, result) = ReplyHeader::parse(&pdu).expect("a reply");
         (header, result.to_vec())
     }
 
+    /// Whether the connection still stands, as a byte more shows; nothing is read.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.stream.write(&[0]), Err(e) if e.kind() != io::ErrorKind::WouldBlock)
+    }
+
     /// Waits until the peer has closed the connection, whatever it sends before.
-    pub fn wait_for_end(&self) {
+    pub(crate) fn wait_for_end(&self) {
         let mut buffer = vec![0; 64 << 10];
         let deadline = now() + PATIENCE;
         while self.read_until(&mut buffer, deadline).expect("the peer closes the connection").is_some() {}
@@ -170,8 +180,77 @@ impl Raw {
 }
 
 /// A request's bytes.
-pub fn request(xid: i32, procedure: u32, client: ClientNonce, server: ServerNonce, args: &[u8]) -> Vec<u8> {
+pub(crate) fn request(xid: i32, procedure: u32, client: ClientNonce, server: ServerNonce, args: &[u8]) -> Vec<u8> {
     let header =
         RequestHeader { xid: Xid(xid), procedure, client_nonce: client, server_nonce: server, xid_rep: Xid(0) };
     pdu::request(&header, &Verbatim(args)).unwrap()
+}
+
+/// Lets those who wait go on, once.
+pub(crate) struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Arc<Gate> {
+        Arc::new(Gate { open: Mutex::new(Rank::new(10, "test.gate"), false), opened: Condvar::new() })
+    }
+
+    pub(crate) fn open(&self) {
+        *self.open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    pub(crate) fn wait(&self) {
+        let mut open = self.open.lock();
+        while !*open {
+            assert!(self.opened.wait_until(&mut open, now() + PATIENCE), "the gate stays closed");
+        }
+    }
+}
+
+/// A client that goes about its business beside whatever the test does to the server.
+pub(crate) struct Bystander {
+    stopping: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+    thread: JoinHandle,
+}
+
+impl Bystander {
+    pub(crate) fn start(addr: SocketAddr) -> Self {
+        let (stopping, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, count) = (stopping.clone(), calls.clone());
+        let thread = rt::thread::spawn("bystander", move || {
+            let client = Client::new_on(&PollMgr::new().unwrap(), addr, Options::default());
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(client.call(ADD, (n,), PATIENCE), Ok((0, n + 1)));
+                assert_eq!(client.call(ECHO, ("bystander".into(),), PATIENCE), Ok((0, "bystander".into())));
+                n += 1;
+                count.fetch_add(1, Ordering::Relaxed);
+                rt::time::sleep(Duration::from_millis(1));
+            }
+        });
+        Bystander { stopping, calls, thread: thread.unwrap() }
+    }
+
+    /// Waits until it has been served a few times more.
+    pub(crate) fn is_served(&self) {
+        let before = self.calls.load(Ordering::Relaxed);
+        eventually("a bystander is served", || self.calls.load(Ordering::Relaxed) > before + 3);
+    }
+
+    pub(crate) fn stop(self) {
+        self.is_served();
+        self.stopping.store(true, Ordering::Relaxed);
+        assert!(self.thread.join_until(now() + PATIENCE));
+    }
+}
+
+/// The memory that the process has in use.
+pub(crate) fn resident_bytes() -> usize {
+    let status = String::from_utf8(rt::fs::read("/proc/self/status".as_ref()).unwrap()).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
 }

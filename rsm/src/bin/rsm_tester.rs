@@ -12,10 +12,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Break a lock_server on purpose, to test the others.
 #[derive(Parser)]
-#[command(version, after_help = "The test port of a lock_server is the port of its name plus one:\n  \
+#[command(
+    version,
+    after_help = "The test port of a lock_server is the port of its name plus one:\n  \
     rsm_tester 21001 breakpoint 1     the node named 21000 dies in the middle of its next request\n  \
     rsm_tester 21001 partition 0      it is cut off in the middle of its next request\n  \
-    rsm_tester 21001 partition 1      it is connected again")]
+    rsm_tester 21001 partition 1      it is connected again"
+)]
 struct Arguments {
     /// The test port of the node, as [host:]port
     node: String,

@@ -1,0 +1,132 @@
+//! Changing views, and learning them from others (lab: `config::add`, `remove_wo`).
+//!
+//! A change is one round of Paxos for the view after the last one. It runs on the caller's thread, and only if a majority
+//! has answered lately (config.rs, invariant 2); to find out, everybody is asked once.
+//!
+//! Learning: a node that is ahead answers a prepare with n = 0, which asks and promises nothing, with the value of an old
+//! instance. (A lab node that isn't ahead takes it for a proposal, and promises a number below every real one.)
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use rt::time::{Instant, now};
+use yfs_paxos::protocol::{PREPAREREQ, PaxosStatus, PrepareArg};
+use yfs_paxos::{Outcome, ProposalNumber, Value};
+
+use crate::config::Config;
+use crate::detector::FailureDetector;
+use crate::view::ViewId;
+
+/// The total time of one question while catching up.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Proposes view `vid + 1` with `new_m` as the last member. [`Outcome::Decided`] means that it was added by a ballot
+    /// of this call's own.
+    pub fn add(&self, new_m: &str, vid: ViewId) -> Outcome {
+        self.propose(Some(vid), |view| view.with(new_m).ok())
+    }
+
+    /// Proposes the view without `m`.
+    pub fn remove(&self, m: &str) -> Outcome {
+        self.propose(None, |view| view.contains(m).then(|| view.without(m).ok()).flatten())
+    }
+
+    /// Proposes a view with the same members.
+    pub fn propose_same(&self) -> Outcome {
+        self.propose(None, |view| Some(view.clone()))
+    }
+
+    /// Runs one round for the view after the last one (which must be `vid`, if that is given).
+    pub(crate) fn propose(&self, vid: Option<ViewId>, next: impl FnOnce(&Value) -> Option<Value>) -> Outcome {
+        let Some((last, view)) = self.last_view() else { return Outcome::Impossible };
+        if vid.is_some_and(|vid| vid != last) {
+            return Outcome::Old;
+        }
+        let Some(value) = next(&view).filter(|_| view.contains(&self.options.me)) else { return Outcome::Impossible };
+        let present = self.probe(FailureDetector::has_majority);
+        self.note_majority(present);
+        if !present {
+            return Outcome::NoMajority;
+        }
+        let outcome = self.proposer.run(last.next().0, &view, &value);
+        if outcome.is_decided() {
+            self.wait_for(last.next());
+        }
+        outcome
+    }
+
+    /// Whether all members answer now. Blocks for at most a ping's time.
+    pub fn all_answer(&self) -> bool {
+        self.probe(FailureDetector::has_all)
+    }
+
+    /// Whether `enough` holds of the answers had lately, after asking everybody if need be.
+    pub(crate) fn probe(&self, enough: impl Fn(&FailureDetector, Instant) -> bool) -> bool {
+        let deadline = now() + self.options.timing.ping_timeout;
+        let everybody = {
+            let state = self.state.lock();
+            if enough(&state.detector, now()) {
+                return true;
+            }
+            state.detector.everybody()
+        };
+        everybody.iter().for_each(|peer| self.doheartbeat(peer));
+        let mut state = self.state.lock();
+        while !state.stopping && !enough(&state.detector, now()) {
+            if !self.changed.wait_until(&mut state, deadline) {
+                break;
+            }
+        }
+        enough(&state.detector, now())
+    }
+
+    /// Tells the layer above if a majority was lost, or is back.
+    pub(crate) fn note_majority(&self, present: bool) {
+        let change = {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.majority, present) == present {
+                return;
+            }
+            state.change.as_ref().and_then(Weak::upgrade)
+        };
+        if present {
+            tracing::info!(node = %self.options.me, "a majority answers again");
+        } else {
+            tracing::warn!(node = %self.options.me, "no majority of the view answers: no view can be formed");
+        }
+        if let Some(change) = change {
+            change.majority_changed(present);
+        }
+    }
+
+    /// Asks `name`, which the owner trusts, for the views after the last one, until it knows no more; of a lab node only
+    /// one is asked for. Blocks. Returns the last view's number.
+    pub fn catch_up_from(&self, name: &str) -> ViewId {
+        while self.ask_for_next(name) && self.is_ours(name) {}
+        self.vid()
+    }
+
+    /// Whether `name` is known to be no lab node: it has told so when this node's client bound to it.
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
+        self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours())
+    }
+
+    /// One step of catching up: true if `name` knew the next view.
+    pub(crate) fn ask_for_next(&self, name: &str) -> bool {
+        let instance = self.vid().next().0;
+        let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
+        let Ok(client) = self.handles.client(name) else { return false };
+        match client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT) {
+            Ok((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
+                let committed = self.acceptor.commit(instance, &res.v_a);
+                if committed {
+                    tracing::debug!(node = %self.options.me, peer = name, vid = instance, "caught up");
+                    self.wait_for(ViewId(instance));
+                }
+                committed
+            }
+            _ => false,
+        }
+    }
+}
