@@ -60,8 +60,8 @@ use crate::lock_protocol::{ACQUIRE, ClientId, HintStatus, LockId, RELEASE, RETRY
 pub use crate::cached_lock::NotHeld;
 pub use error::{AcquireError, ConnectError, StatError};
 
-/// How long one call of release may take until it is sent anew.
-const RELEASE_TIME: Duration = Duration::from_secs(2);
+/// How long one call of release may take until it is sent anew: long enough to find a new primary.
+const RELEASE_TIME: Duration = Duration::from_secs(5);
 /// Pauses between releases that weren't answered, at first and at most.
 const RELEASE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Threads that give locks back when a client ends.
@@ -575,7 +575,9 @@ impl Inner {
     fn give_back(&self, lock: LockId, xid: Xid) -> bool {
         let mut pause = RELEASE_PAUSE.0;
         loop {
-            match self.service.release(lock, &self.id, xid, RELEASE_TIME) {
+            let ends = self.table.lock().ends;
+            let total = ends.map_or(RELEASE_TIME, |ends| ends.saturating_since(now()).min(RELEASE_TIME));
+            match self.service.release(lock, &self.id, xid, total) {
                 Ok(status) => {
                     if Status::from_wire(status) != Some(Status::Ok) {
                         tracing::debug!(%lock, %xid, status, "release");

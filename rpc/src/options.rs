@@ -20,6 +20,9 @@ pub struct Options {
     pub max_connections: usize,
     /// For how long a peer may keep a server waiting for the rest of a request, or with replies that it doesn't read.
     pub peer_patience: Duration,
+    /// A client's calls fail when its connection attempts have been refused for so long: nobody listens there. `None`:
+    /// they go on to their deadlines, as the lab's do.
+    pub refused_patience: Option<Duration>,
 }
 
 /// Descriptors that a server leaves to files and to its own connections.
@@ -34,6 +37,7 @@ impl Default for Options {
             count_every: 0,
             max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
             peer_patience: Duration::from_secs(10),
+            refused_patience: None,
         }
     }
 }

@@ -43,7 +43,7 @@ pub const TO_MAX: Duration = Duration::from_secs(120);
 
 /// Pauses between connection attempts.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
-const MAX_BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_millis(250);
 /// A connection attempt without an answer is given up after this time.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// When an unanswered bind is sent again; it may be executed any number of times.
@@ -612,7 +612,16 @@ impl Owner for Inner {
             state.back_off = FIRST_BACK_OFF * 2;
         }
         state.link = Link::Down { until };
+        let hopeless = match (self.options.refused_patience, state.refused_since) {
+            (Some(patience), Some(since)) if since.elapsed() >= patience => self.take_calls(&mut state),
+            _ => Vec::new(),
+        };
         self.advance(&mut state);
+        drop(state);
+        for call in hopeless {
+            let error = if call.sent.is_some() { CallError::Timeout } else { CallError::Bind };
+            (call.completion)(Err(error));
+        }
     }
 }
 

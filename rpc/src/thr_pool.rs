@@ -1,6 +1,8 @@
 //! Worker threads for handlers (lab: `thr_pool.h`).
 //!
-//! A pool has at most so many threads, started when there is work and nobody idle. Its queue has a soft bound: whoever
+//! A pool has at most so many threads, started when there is work and nobody idle. Whoever adds work calls one thread,
+//! unless one is on its way; who comes calls the next before starting, if there is more to do. So a burst costs its
+//! sender one wake-up, and work that blocks keeps no other waiting while there are threads left. The queue has a soft bound: whoever
 //! adds work is told when the pool is full, and then stops reading from the connection that brought the work. So the
 //! queue exceeds its bound by one request a connection at most.
 //!
@@ -28,6 +30,8 @@ struct State {
     queued_bytes: usize,
     /// Threads that wait for work.
     idle: usize,
+    /// A thread was called, or started, and hasn't come yet.
+    coming: bool,
     threads: Vec<JoinHandle>,
     /// Called once when the queue has drained after it was full.
     on_room: Vec<Box<dyn FnOnce() + Send>>,
@@ -62,6 +66,7 @@ impl ThrPool {
             queue: VecDeque::new(),
             queued_bytes: 0,
             idle: 0,
+            coming: false,
             threads: Vec::new(),
             on_room: Vec::new(),
             stopping: false,
@@ -83,16 +88,7 @@ impl ThrPool {
         }
         state.queue.push_back(Job { bytes, work: Box::new(work) });
         state.queued_bytes += bytes;
-        if state.idle < state.queue.len() && state.threads.len() < self.0.max_threads {
-            let shared = self.0.clone();
-            match self.0.node.spawn(self.0.name, move || worker_thread_main(&shared)) {
-                Ok(thread) => state.threads.push(thread),
-                // The threads that there are do the work; with none at all the next request tries again.
-                Err(error) => tracing::warn!(%error, pool = self.0.name, "no thread to be had"),
-            }
-        }
-        drop(state);
-        self.0.work.notify_one();
+        self.0.call_worker(&mut state);
     }
 
     /// If the pool is full, has `resume` called when it no longer is, and returns true.
@@ -124,16 +120,42 @@ impl ThrPool {
     }
 }
 
-fn worker_thread_main(shared: &Shared) {
+impl Shared {
+    /// To be called when work is queued: sees to it that somebody does it.
+    fn call_worker(self: &Arc<Self>, state: &mut State) {
+        if state.coming || state.queue.is_empty() {
+            return;
+        }
+        if state.idle > 0 {
+            state.coming = true;
+            self.work.notify_one();
+        } else if state.threads.len() < self.max_threads {
+            let shared = self.clone();
+            match self.node.spawn(self.name, move || worker_thread_main(&shared)) {
+                Ok(thread) => {
+                    state.threads.push(thread);
+                    state.coming = true;
+                }
+                // The threads that there are do the work; with none at all the next request tries again.
+                Err(error) => tracing::warn!(%error, pool = self.name, "no thread to be had"),
+            }
+        }
+    }
+}
+
+fn worker_thread_main(shared: &Arc<Shared>) {
     let mut state = shared.state.lock();
+    state.coming = false;
     while !state.stopping {
         let Some(job) = state.queue.pop_front() else {
             state.idle += 1;
             shared.work.wait(&mut state);
             state.idle -= 1;
+            state.coming = false;
             continue;
         };
         state.queued_bytes -= job.bytes;
+        shared.call_worker(&mut state);
         let resumed = if state.has_drained() { std::mem::take(&mut state.on_room) } else { Vec::new() };
         drop(state);
         for resume in resumed {

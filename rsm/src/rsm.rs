@@ -39,6 +39,8 @@ const INVOKE_TIMEOUT: Duration = Duration::from_secs(1);
 const INVOKE_AGAIN: Duration = Duration::from_millis(20);
 /// A backup that refuses a request for so long has lost its place: a new view re-syncs it.
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
+/// Calls to other nodes end when nobody has listened there for so long.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(200);
 /// Requests longer than this are refused: to the backups they go with a few bytes more, in a PDU of at most 10 MiB.
 const MAX_REQUEST_BYTES: usize = 9 << 20;
 /// How long `shutdown` waits for the threads of a replica.
@@ -177,7 +179,8 @@ impl<S: StateMachine> Rsm<S> {
         let (me, server) = bind(&options)?;
         let first = if options.first == options.me { me.clone() } else { options.first.clone() };
         names::address(&first)?;
-        let handles = Handles::new(&options.pollmgr, options.rpc.clone());
+        let to_peers = yfs_rpc::Options { refused_patience: Some(REFUSED_PATIENCE), ..options.rpc.clone() };
+        let handles = Handles::new(&options.pollmgr, to_peers);
         let on_fatal = options.on_fatal.clone();
         let cfg = Config::new(
             yfs_config::Options { me: me.clone(), dir: options.dir.clone(), timing: options.timing.clone() },

@@ -33,6 +33,8 @@ const INVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(300);
 /// BUSYs in a row that are taken from one node before another one is asked.
 pub const MAX_BUSY: u32 = 3;
+/// A node where nobody has listened for so long is not waited for any longer.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
@@ -119,7 +121,7 @@ impl RsmClient {
         let members = Members { names: seeds.to_vec(), next: 0, primary: None, answers: 0 };
         let client = RsmClient {
             seeds: seeds.to_vec(),
-            handles: Handles::new(pollmgr, options),
+            handles: Handles::new(pollmgr, Options { refused_patience: Some(REFUSED_PATIENCE), ..options }),
             asking: Mutex::new(ASKING_RANK, ()),
             members: Mutex::new(MEMBERS_RANK, members),
         };

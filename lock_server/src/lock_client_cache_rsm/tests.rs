@@ -192,7 +192,7 @@ fn dropping_a_client_of_a_dead_service_takes_bounded_time() {
     fake.down.store(true, Ordering::SeqCst);
     let began = now();
     drop(client);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[test]
