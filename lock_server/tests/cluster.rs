@@ -131,13 +131,16 @@ fn clients_go_on_while_the_primary_dies() {
     eventually("the others agree", || cluster.agree());
 }
 
+/// What a client heard (true: revoke), and the signal for more.
+type Heard = (Mutex<Vec<(bool, Xid)>>, Condvar);
+
 /// A client of the lab: it asks again only when it is told to.
 struct LabClient {
     rsm: RsmClient,
     id: ClientId,
     xid: u64,
     hints: Server,
-    heard: Arc<(Mutex<Vec<(bool, Xid)>>, Condvar)>,
+    heard: Arc<Heard>,
 }
 
 impl LabClient {

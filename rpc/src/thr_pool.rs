@@ -88,7 +88,11 @@ impl ThrPool {
         }
         state.queue.push_back(Job { bytes, work: Box::new(work) });
         state.queued_bytes += bytes;
-        self.0.call_worker(&mut state);
+        let call = self.0.wants_worker(&mut state);
+        drop(state);
+        if call {
+            self.0.work.notify_one();
+        }
     }
 
     /// If the pool is full, has `resume` called when it no longer is, and returns true.
@@ -121,15 +125,16 @@ impl ThrPool {
 }
 
 impl Shared {
-    /// To be called when work is queued: sees to it that somebody does it.
-    fn call_worker(self: &Arc<Self>, state: &mut State) {
+    /// Sees to it that somebody does what is queued. True if one of those who wait is to be called.
+    fn wants_worker(self: &Arc<Self>, state: &mut State) -> bool {
         if state.coming || state.queue.is_empty() {
-            return;
+            return false;
         }
         if state.idle > 0 {
             state.coming = true;
-            self.work.notify_one();
-        } else if state.threads.len() < self.max_threads {
+            return true;
+        }
+        if state.threads.len() < self.max_threads {
             let shared = self.clone();
             match self.node.spawn(self.name, move || worker_thread_main(&shared)) {
                 Ok(thread) => {
@@ -140,6 +145,7 @@ impl Shared {
                 Err(error) => tracing::warn!(%error, pool = self.name, "no thread to be had"),
             }
         }
+        false
     }
 }
 
@@ -155,9 +161,12 @@ fn worker_thread_main(shared: &Arc<Shared>) {
             continue;
         };
         state.queued_bytes -= job.bytes;
-        shared.call_worker(&mut state);
+        let call = shared.wants_worker(&mut state);
         let resumed = if state.has_drained() { std::mem::take(&mut state.on_room) } else { Vec::new() };
         drop(state);
+        if call {
+            shared.work.notify_one();
+        }
         for resume in resumed {
             resume();
         }

@@ -15,9 +15,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::sync::{Mutex, Rank};
 use rt::time::{Instant, now};
 use yfs_config::{Standing, ViewId};
-use yfs_rpc::marshall::Bytes;
+use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
+use yfs_rpc::{CallError, Procedure};
 
 use crate::protocol::{CLIENT_MEMBERS, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, TransferRes, Viewstamp};
 use crate::rsm::Inner;
@@ -39,6 +41,8 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A node that can't read the service's state tries again after this time.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
+const SLOT_RANK: Rank = Rank::new(26, "rsm.answer");
 
 /// What the recovery thread does next.
 enum Step {
@@ -302,7 +306,7 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// A backup's part of a sync: fetches the primary's state and says so (lab: `sync_with_primary`).
-    fn sync_with_primary(&self, vid_insync: u32) -> bool {
+    fn sync_with_primary(self: &Arc<Self>, vid_insync: u32) -> bool {
         let m = self.primary_of(&self.state.lock().replica);
         while !self.statetransfer(&m, vid_insync) {
             let mut state = self.state.lock();
@@ -317,15 +321,46 @@ impl<S: StateMachine> Inner<S> {
         self.statetransferdone(&m, vid_insync)
     }
 
+    /// Calls `m` and waits for its answer as long as the view stays: a primary that has fallen silent must not keep this
+    /// node from the next view. `None`: the view has changed, or the node stops.
+    fn call_in_view<A: Marshal, R: Unmarshal + Send + 'static>(
+        self: &Arc<Self>,
+        m: &str,
+        procedure: Procedure<A, R>,
+        args: A,
+        vid: u32,
+    ) -> Option<Result<(i32, R), CallError>> {
+        let Ok(client) = self.handles.client(m) else { return Some(Err(CallError::Bind)) };
+        let slot = Arc::new(Mutex::new(SLOT_RANK, None));
+        let (filler, weak) = (slot.clone(), Arc::downgrade(self));
+        client.call_async(procedure, args, TRANSFER_TIMEOUT, move |answer| {
+            *filler.lock() = Some(answer);
+            if let Some(rsm) = weak.upgrade() {
+                // Whoever found the slot empty waits by now.
+                drop(rsm.state.lock());
+                rsm.recovery_cond.notify_all();
+            }
+        });
+        let mut state = self.state.lock();
+        loop {
+            if state.replica.vid() != vid || state.stopping {
+                return None;
+            }
+            if let Some(answer) = slot.lock().take() {
+                return Some(answer);
+            }
+            self.recovery_cond.wait(&mut state);
+        }
+    }
+
     /// Fetches the state of `m`, and installs it if the view is still the same (lab: `statetransfer`).
-    fn statetransfer(&self, m: &str, vid_insync: u32) -> bool {
+    fn statetransfer(self: &Arc<Self>, m: &str, vid_insync: u32) -> bool {
         let last = self.state.lock().replica.last_myvs();
-        let Ok(client) = self.handles.client(m) else { return false };
-        let res = match client.call(TRANSFERREQ, (self.me.clone(), last, vid_insync), TRANSFER_TIMEOUT) {
-            Ok((status, res)) if status == RsmStatus::OK as i32 => res,
-            // It hasn't got as far as we have.
-            Ok(_) => return false,
-            Err(error) => {
+        let res = match self.call_in_view(m, TRANSFERREQ, (self.me.clone(), last, vid_insync), vid_insync) {
+            Some(Ok((status, res))) if status == RsmStatus::OK as i32 => res,
+            // It hasn't got as far as we have, or the view has changed.
+            Some(Ok(_)) | None => return false,
+            Some(Err(error)) => {
                 tracing::info!(node = %self.me, primary = m, %error, "statetransfer: no answer");
                 return false;
             }
@@ -352,14 +387,10 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// Tells the primary that this node is in sync (lab: `statetransferdone`).
-    fn statetransferdone(&self, m: &str, vid_insync: u32) -> bool {
+    fn statetransferdone(self: &Arc<Self>, m: &str, vid_insync: u32) -> bool {
         loop {
-            let answer = self
-                .handles
-                .client(m)
-                .ok()
-                .and_then(|c| c.call(TRANSFERDONEREQ, (self.me.clone(), vid_insync), TRANSFER_TIMEOUT).ok());
-            if answer.is_some_and(|(status, _)| status == RsmStatus::OK as i32) {
+            let answer = self.call_in_view(m, TRANSFERDONEREQ, (self.me.clone(), vid_insync), vid_insync);
+            if matches!(answer, Some(Ok((status, _))) if status == RsmStatus::OK as i32) {
                 return true;
             }
             let mut state = self.state.lock();

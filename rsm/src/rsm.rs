@@ -157,7 +157,7 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) state: Mutex<State<S>>,
     /// Notified when the outstanding request is executed or dropped, and when the node stops.
     invoke_cond: Condvar,
-    /// Notified when a view commits, and when the node stops (lab: `recovery_cond`).
+    /// Notified when a view commits, when the primary answers, and when the node stops (lab: `recovery_cond`).
     pub(crate) recovery_cond: Condvar,
     /// Notified when a member is in sync, when a view commits, and when the node stops (lab: `sync_cond`).
     pub(crate) sync_cond: Condvar,

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! 1. A call ends by its deadline, with the answer, or an error that says whether it may have been executed (H14: with
-//!    nobody left to ask it starts over from the seeds).
+//!    nobody left to ask it asks those it knows, the seeds among them, again).
 //! 2. No node is asked again and again because it says BUSY: after [`MAX_BUSY`] in a row another one is asked who the
 //!    primary is (H10: a primary that is cut off from its backups says BUSY for ever).
 //!
@@ -180,6 +180,7 @@ impl RsmClient {
                 Try::Busy if busy < MAX_BUSY => busy += 1,
                 Try::Busy | Try::Elsewhere => {
                     busy = 0;
+                    self.doubt(answers);
                     self.init_members(deadline, answers);
                 }
             }
@@ -210,6 +211,15 @@ impl RsmClient {
         }
     }
 
+    /// The primary named by the `seen`th answer doesn't serve: whoever calls next asks first, also if this call's time is
+    /// up.
+    fn doubt(&self, seen: u64) {
+        let mut members = self.members.lock();
+        if members.answers == seen {
+            members.primary = None;
+        }
+    }
+
     /// Asks the nodes in turn who the members are, until one answers or each has been asked once (lab: `init_members`).
     /// Does nothing if somebody else got an answer after the `seen`th.
     fn init_members(&self, deadline: Instant, seen: u64) -> bool {
@@ -224,6 +234,9 @@ impl RsmClient {
         for at in 0..names.len() {
             let at = (next + at) % names.len();
             let total = MEMBERS_TIMEOUT.min(deadline - now());
+            if total.is_zero() {
+                return false;
+            }
             let answer = self.handles.client(&names[at]).ok().and_then(|c| c.call(CLIENT_MEMBERS, (0,), total).ok());
             if let Some((_, mut members)) = answer
                 && let Some(primary) = members.pop()
@@ -233,11 +246,7 @@ impl RsmClient {
                 return true;
             }
         }
-        // Nobody answered: start over from the seeds.
-        let mut members = self.members.lock();
-        members.names.clone_from(&self.seeds);
-        members.next = 0;
-        members.primary = None;
+        // All the members that were ever named last, and the seeds, are asked again next time.
         false
     }
 
