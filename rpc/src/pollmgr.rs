@@ -25,6 +25,8 @@ use rt::time::{Instant, now};
 /// Bytes read from a socket at once; the buffer is the poll thread's, shared by all connections.
 const READ_BYTES: usize = 64 * 1024;
 const WAKER: Token = Token(0);
+/// The kernel counts in an i32 of milliseconds; who sleeps for ever wakes up now and then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 const STATE_RANK: Rank = Rank::new(130, "rpc.pollmgr");
 
 /// Something with a socket.
@@ -203,9 +205,13 @@ impl PollMgr {
         self.at(when, work);
     }
 
-    /// Runs `work` on the poll thread as soon as it can.
+    /// Runs `work` on the poll thread as soon as it can, even if this is the last handle.
     pub(crate) fn defer(&self, work: impl FnOnce() + Send + 'static) {
-        self.at(Instant::ZERO, work);
+        let alive = self.clone();
+        self.at(Instant::ZERO, move || {
+            work();
+            drop(alive);
+        });
     }
 }
 
@@ -239,7 +245,7 @@ impl Shared {
         let sleep = if !due.is_empty() || !again.is_empty() {
             Some(Duration::ZERO)
         } else {
-            state.timers.first_key_value().map(|(id, _)| id.when - time)
+            state.timers.first_key_value().map(|(id, _)| (id.when - time).min(LONGEST_SLEEP))
         };
         state.sleeps_until = match sleep {
             Some(Duration::ZERO) => None,

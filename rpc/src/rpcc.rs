@@ -48,6 +48,8 @@ const MAX_BACK_OFF: Duration = Duration::from_millis(250);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// When an unanswered bind is sent again; it may be executed any number of times.
 const BIND_AGAIN: Duration = Duration::from_millis(200);
+/// After so many times without an answer its connection is given up.
+const BIND_TIMES: u32 = 5;
 const BIND_XID: Xid = Xid(1);
 /// The grain of deadlines.
 const TICK: Duration = Duration::from_millis(2);
@@ -61,6 +63,21 @@ const SLOT_RANK: Rank = Rank::new(101, "rpcc.slot");
 /// A reply's value and result bytes.
 type RawReply = Result<(i32, Vec<u8>), CallError>;
 type Completion = Box<dyn FnOnce(RawReply) + Send>;
+
+/// Calls are counted on where xids wrap.
+type CallNumber = u64;
+
+const FIRST_CALL: CallNumber = 2;
+
+const fn xid_of(number: CallNumber) -> Xid {
+    // The low 32 bits.
+    Xid(number as i32)
+}
+
+/// The latest call before `next` with this xid.
+const fn number_of(xid: Xid, next: CallNumber) -> CallNumber {
+    next.wrapping_sub((xid_of(next).0.wrapping_sub(xid.0) as u32) as u64)
+}
 
 struct Call {
     /// The whole request; the server nonce and xid_rep are written when it is sent.
@@ -91,6 +108,8 @@ enum Binding {
     Unbound,
     Asked {
         again: Instant,
+        /// On this connection.
+        times: u32,
     },
     Bound {
         server: ServerNonce,
@@ -103,8 +122,8 @@ enum Binding {
 struct State {
     link: Link,
     binding: Binding,
-    next_xid: i32,
-    calls: BTreeMap<Xid, Call>,
+    next: CallNumber,
+    calls: BTreeMap<CallNumber, Call>,
     outstanding_bytes: usize,
     /// Threads that wait in `bind`.
     binders: usize,
@@ -147,7 +166,7 @@ impl Client {
         let state = State {
             link: Link::Down { until: Instant::ZERO },
             binding: Binding::Unbound,
-            next_xid: BIND_XID.0 + 1,
+            next: FIRST_CALL,
             calls: BTreeMap::new(),
             outstanding_bytes: 0,
             binders: 0,
@@ -265,8 +284,8 @@ impl Client {
             *filler.reply.lock() = Some(reply);
             filler.filled.notify_one();
         });
-        let xid = match self.0.begin(request, deadline, completion, false) {
-            Ok(xid) => xid,
+        let number = match self.0.begin(request, deadline, completion, false) {
+            Ok(number) => number,
             Err((error, _)) => return Err(error),
         };
         let mut reply = slot.reply.lock();
@@ -276,7 +295,7 @@ impl Client {
             }
             if !slot.filled.wait_until(&mut reply, deadline) && reply.is_none() {
                 drop(reply);
-                if let Some(error) = self.0.give_up(xid) {
+                if let Some(error) = self.0.give_up(number) {
                     return Err(error);
                 }
                 // The reply is on its way into the slot.
@@ -351,51 +370,55 @@ impl Inner {
         deadline: Instant,
         completion: Completion,
         timed: bool,
-    ) -> Result<Xid, (CallError, Completion)> {
+    ) -> Result<CallNumber, (CallError, Completion)> {
         let mut state = self.state.lock();
         if state.destroyed {
             return Err((CallError::Cancel, completion));
         }
-        if matches!(state.binding, Binding::OldServer) || state.next_xid == i32::MAX {
+        // The lab's servers can't count any further; a new client begins anew.
+        if state.next >= i32::MAX as CallNumber && !matches!(state.binding, Binding::Bound { ours: true, .. }) {
             state.binding = Binding::OldServer;
+        }
+        if matches!(state.binding, Binding::OldServer) {
             return Err((CallError::OldServer, completion));
         }
         if state.calls.len() >= MAX_OUTSTANDING || state.outstanding_bytes >= MAX_OUTSTANDING_BYTES {
             return Err((CallError::Bind, completion));
         }
-        let xid = state.take_xid();
+        let number = state.next;
+        state.next += 1;
         state.outstanding_bytes += pdu.len();
-        state.calls.insert(xid, Call { pdu, deadline, completion, timed, sent: None });
+        state.calls.insert(number, Call { pdu, deadline, completion, timed, sent: None });
         if timed {
             self.arm(&mut state, deadline);
         }
-        self.send_call(&mut state, xid);
+        self.send_call(&mut state, number);
         self.advance(&mut state);
-        Ok(xid)
+        Ok(number)
     }
 
     /// Takes a call back whose time is up; `None` if its reply has come.
-    fn give_up(&self, xid: Xid) -> Option<CallError> {
+    fn give_up(&self, number: CallNumber) -> Option<CallError> {
         let mut state = self.state.lock();
-        let call = state.remove(xid)?;
+        let call = state.remove(number)?;
         Some(state.time_is_up(&call))
     }
 
     /// Sends one outstanding call, if that is possible now.
-    fn send_call(&self, state: &mut State, xid: Xid) {
+    fn send_call(&self, state: &mut State, number: CallNumber) {
         let State { link, binding, calls, back_off, .. } = state;
         let (Link::Up { connection }, Binding::Bound { server, .. }, true) = (link, binding, state.reachable) else {
             return;
         };
-        let xid_rep = calls.first_key_value().map_or(xid, |(first, _)| *first);
-        let Some(call) = calls.get_mut(&xid) else { return };
+        let oldest = calls.first_key_value().map_or(number, |(oldest, _)| *oldest);
+        let Some(call) = calls.get_mut(&number) else { return };
         if self.options.loses() {
             connection.close("RPC_LOSSY");
             // That says nothing about the server.
             *back_off = FIRST_BACK_OFF;
             return;
         }
-        pdu::stamp(&mut call.pdu, xid, *server, Xid(xid_rep.0 - 1));
+        pdu::stamp(&mut call.pdu, xid_of(number), *server, xid_of(oldest - 1));
         if connection.send(&call.pdu) == Sent::Taken {
             call.sent = Some(state.heard);
         }
@@ -403,9 +426,9 @@ impl Inner {
 
     /// Sends everything that is outstanding, on a new connection or after the bind.
     fn send_all(&self, state: &mut State) {
-        let xids: Vec<Xid> = state.calls.keys().copied().collect();
-        for xid in xids {
-            self.send_call(state, xid);
+        let numbers: Vec<CallNumber> = state.calls.keys().copied().collect();
+        for number in numbers {
+            self.send_call(state, number);
         }
     }
 
@@ -428,7 +451,8 @@ impl Inner {
             let _ = connection.send(&pdu);
         }
         let again = now() + BIND_AGAIN;
-        state.binding = Binding::Asked { again };
+        let times = if let Binding::Asked { times, .. } = state.binding { times + 1 } else { 1 };
+        state.binding = Binding::Asked { again, times };
         self.arm(state, again);
     }
 
@@ -448,9 +472,15 @@ impl Inner {
                 self.arm(state, give_up);
             }
             (Link::Up { .. }, Binding::Unbound) => self.send_bind(state),
-            (Link::Up { .. }, Binding::Asked { again }) => {
+            (Link::Up { connection }, Binding::Asked { again, times }) => {
                 let again = *again;
-                if now() < again { self.arm(state, again) } else { self.send_bind(state) }
+                if now() < again {
+                    self.arm(state, again);
+                } else if *times >= BIND_TIMES {
+                    connection.close("the server does not answer a bind");
+                } else {
+                    self.send_bind(state);
+                }
             }
             (Link::Up { .. }, Binding::Bound { .. }) => {}
         }
@@ -502,9 +532,9 @@ impl Inner {
             let mut state = self.state.lock();
             // An earlier timer may have been set since this one went off.
             state.timer = state.timer.filter(|timer| timer.when != due);
-            let late: Vec<Xid> =
+            let late: Vec<CallNumber> =
                 state.calls.iter().filter(|(_, c)| c.timed && c.deadline <= time).map(|c| *c.0).collect();
-            for call in late.into_iter().filter_map(|xid| state.remove(xid)).collect::<Vec<_>>() {
+            for call in late.into_iter().filter_map(|number| state.remove(number)).collect::<Vec<_>>() {
                 ended.push((state.time_is_up(&call), call));
             }
             self.advance(&mut state);
@@ -556,6 +586,9 @@ impl Owner for Inner {
         let mut state = self.state.lock();
         state.refused_since = None;
         state.link = Link::Up { connection: connection.clone() };
+        if let Binding::Asked { .. } = state.binding {
+            state.binding = Binding::Unbound;
+        }
         if state.reachable {
             self.send_bind(&mut state);
             self.send_all(&mut state);
@@ -578,7 +611,8 @@ impl Owner for Inner {
             state.binding = Binding::OldServer;
             Some(CallError::OldServer)
         } else {
-            let call = state.remove(xid);
+            let number = number_of(xid, state.next);
+            let call = state.remove(number);
             drop(state);
             if let Some(call) = call {
                 let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };
@@ -638,14 +672,8 @@ impl State {
         CallError::Timeout
     }
 
-    fn take_xid(&mut self) -> Xid {
-        let xid = Xid(self.next_xid);
-        self.next_xid += 1;
-        xid
-    }
-
-    fn remove(&mut self, xid: Xid) -> Option<Call> {
-        let call = self.calls.remove(&xid)?;
+    fn remove(&mut self, number: CallNumber) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
         self.outstanding_bytes -= call.pdu.len();
         Some(call)
     }
@@ -663,5 +691,22 @@ impl State {
         } else {
             self.refused_since = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_found_by_their_xids_where_these_wrap() {
+        for next in [3, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 1, (7 << 32) + 12_345] {
+            for number in (next - 1_000.min(next - FIRST_CALL)).max(FIRST_CALL)..next {
+                assert_eq!(number_of(xid_of(number), next), number);
+            }
+        }
+        // What was never sent is no call's.
+        assert!(number_of(Xid(-1), 10) > 10);
+        assert!(number_of(Xid(11), 10) > 10);
     }
 }

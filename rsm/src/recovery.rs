@@ -346,8 +346,9 @@ impl<S: StateMachine> Inner<S> {
             if state.replica.vid() != vid || state.stopping {
                 return None;
             }
-            if let Some(answer) = slot.lock().take() {
-                return Some(answer);
+            let answer = slot.lock().take();
+            if answer.is_some() {
+                return answer;
             }
             self.recovery_cond.wait(&mut state);
         }

@@ -270,3 +270,7 @@ impl Replica {
         Viewstamp { vid: self.vid_commit, seqno }
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 //! `backend`) whatever a simulator puts in place for the current thread. clippy forbids the ways around it.
 //!
 //! Nothing here retries, logs or decides; it is as thin as it can be.
+#![allow(clippy::disallowed_macros, reason = "a thread's state lives here, where a backend can exchange it")]
 
 /// Answers from the backend that is in place on this thread, if there is one; nothing without the feature `sim`.
 macro_rules! redirect {

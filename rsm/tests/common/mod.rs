@@ -1,5 +1,5 @@
 //! A cluster of replicas of a log in one process, on free ports.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it, and a test may fail")]
 
 use std::time::Duration;
 

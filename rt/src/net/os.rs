@@ -1,5 +1,6 @@
 //! The operating system's TCP: mio to watch, socket2 for the sockets.
 #![expect(unsafe_code, reason = "poll(2) for one socket; neither mio nor socket2 has it")]
+#![expect(clippy::disallowed_methods, reason = "the operating system's backend")]
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
