@@ -294,8 +294,8 @@ macro_rules! wire_struct {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
     use std::fmt::Debug;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;

@@ -2,9 +2,10 @@
 //!
 //! A pool has at most so many threads, started when there is work and nobody idle. Whoever adds work calls one thread,
 //! unless one is on its way; who comes calls the next before starting, if there is more to do. So a burst costs its
-//! sender one wake-up, and work that blocks keeps no other waiting while there are threads left. The queue has a soft bound: whoever
-//! adds work is told when the pool is full, and then stops reading from the connection that brought the work. So the
-//! queue exceeds its bound by one request a connection at most.
+//! sender one wake-up, and work that blocks keeps no other waiting while there are threads left.
+//!
+//! The queue has a soft bound: whoever adds work is told when the pool is full, and then stops reading from the
+//! connection that brought the work. So the queue exceeds its bound by one request a connection at most.
 //!
 //! Threads: named after the pool. Locks: `rpc.thr_pool` guards the queue; work runs with no lock held.
 

@@ -404,6 +404,25 @@ fn connection_on_which_nothing_comes_back_is_given_up() {
 }
 
 #[test]
+fn connection_on_which_no_bind_is_answered_is_given_up() {
+    let listener = RawListener::new();
+    let client = Client::new(listener.addr(), Options::default());
+    let caller = rt::thread::spawn("caller", move || assert_eq!(client.bind(PATIENCE), Ok(())));
+    let mut raw = listener.accept();
+    let mut asked = 0;
+    while let Some(bind) = raw.pdu() {
+        let (header, _) = RequestHeader::parse(&bind).unwrap();
+        assert_eq!((header.procedure, header.xid), (BIND, Xid(1)));
+        asked += 1;
+    }
+    assert!(asked > 1);
+    let mut raw = listener.accept();
+    raw.pdu().unwrap();
+    answer(&raw, Xid(1), &77_u32.to_be_bytes());
+    assert!(caller.unwrap().join_until(now() + PATIENCE));
+}
+
+#[test]
 fn replies_come_over_the_next_connection_if_the_first_is_cut_by_the_server() {
     // The server is made to lose connections before it answers.
     let options = Options { lossy_percent: 50, ..Options::default() };

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{ADD, ECHO, PATIENCE, Raw, anywhere, eventually};
@@ -17,6 +19,14 @@ fn open(kind: &str) -> usize {
 
 /// A server and clients at work: blocking calls, calls that hang, connections that say nothing.
 fn work(shut_down: bool) {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let cancelled = |ended: &Arc<AtomicUsize>| {
+        let ended = ended.clone();
+        move |reply| {
+            assert_eq!(reply, Err(CallError::Cancel));
+            ended.fetch_add(1, Ordering::Relaxed);
+        }
+    };
     let pollmgr = PollMgr::new().unwrap();
     let server = Server::bind_on(&pollmgr, anywhere(), Options::default()).unwrap();
     server.reg(ADD, |n: i32| (Status::OK, n + 1));
@@ -35,10 +45,10 @@ fn work(shut_down: bool) {
     for client in &clients {
         assert_eq!(client.call(ADD, (1,), PATIENCE), Ok((0, 2)));
         assert_eq!(client.call(ECHO, ("x".into(),), PATIENCE), Ok((0, "x".into())));
-        client.call_async(PARKED, (), PATIENCE, |reply| assert_eq!(reply, Err(CallError::Cancel)));
+        client.call_async(PARKED, (), PATIENCE, cancelled(&ended));
     }
     let unconnected = Client::new_on(&pollmgr, anywhere(), Options::default());
-    unconnected.call_async(ADD, (1,), PATIENCE, |reply| assert_eq!(reply, Err(CallError::Cancel)));
+    unconnected.call_async(ADD, (1,), PATIENCE, cancelled(&ended));
     if shut_down {
         let began = now();
         assert!(server.shutdown());
@@ -50,6 +60,8 @@ fn work(shut_down: bool) {
     }
     drop(unconnected);
     drop(silent);
+    drop(pollmgr);
+    eventually("all calls end", || ended.load(Ordering::Relaxed) == 4);
 }
 
 #[test]

@@ -49,8 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (_, total) = client.call(ADD, (n,), ten_seconds)?;
         println!("added {n}: {total}");
         if n == 5 {
-            println!("the primary, {}, stops", first.me());
-            first.shutdown();
+            println!("the primary, {}, stops: {}", first.me(), first.shutdown());
         }
     }
     println!("view {:?}", others[0].view());

@@ -56,6 +56,7 @@ impl<S: StateMachine> Inner<S> {
     /// The recovery thread.
     pub(crate) fn recovery(self: &Arc<Self>) {
         let mut pause = FIRST_JOIN_PAUSE;
+        let mut tries = 0_u32;
         loop {
             match self.next_step() {
                 Step::Stop => return,
@@ -80,7 +81,14 @@ impl<S: StateMachine> Inner<S> {
                 Step::Join => {
                     if self.rejoin() {
                         pause = FIRST_JOIN_PAUSE;
+                        tries = 0;
                     } else {
+                        tries += 1;
+                        // After 1, 2, 4, 8 ... tries.
+                        if u32::is_power_of_two(tries) {
+                            tracing::warn!(node = %self.me, first = %self.first, tries, "can't join yet: no primary \
+                                that admits this node was found; still trying");
+                        }
                         self.pause_until_commit(now() + pause);
                         pause = (pause * 2).min(MAX_JOIN_PAUSE);
                     }
@@ -134,9 +142,6 @@ impl<S: StateMachine> Inner<S> {
             }
             asked.push(primary);
         }
-        if asked.is_empty() {
-            tracing::info!(node = %self.me, first = %self.first, "no node to join through answers; trying again");
-        }
         false
     }
 
@@ -145,7 +150,13 @@ impl<S: StateMachine> Inner<S> {
         if name == self.me {
             return None;
         }
-        let client = self.handles.client(name).ok()?;
+        let client = match self.handles.client(name) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!(node = %self.me, peer = name, %error, "a node to join through has no address");
+                return None;
+            }
+        };
         let (_, mut members) = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT).ok()?;
         members.pop().filter(|primary| yfs_rpc::names::address(primary).is_ok())
     }
@@ -215,7 +226,11 @@ impl<S: StateMachine> Inner<S> {
         if m == self.me || yfs_rpc::names::address(m).is_err() {
             return (RsmStatus::ERR, Bytes::default());
         }
-        let Some((vid, listed, proven)) = self.admissible(m) else { return busy };
+        if !self.answers(m) {
+            tracing::warn!(node = %self.me, src = m, "joinreq: nobody answers at the name that wants to join");
+            return busy;
+        }
+        let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
         if !self.cfg.all_answer() {
             // With a member dead and not yet removed, one more dead joiner could cost the majority.
             return busy;
@@ -226,14 +241,23 @@ impl<S: StateMachine> Inner<S> {
             if !self.cfg.remove(m).is_decided() {
                 return busy;
             }
-            let Some((vid, listed, _)) = self.admissible(m) else { return busy };
-            if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
-                return busy;
-            }
-        } else if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
+            let Some(now) = self.admissible(m) else { return busy };
+            (vid, listed) = (now.0, now.1);
+        }
+        if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
             return busy;
         }
         if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }
+    }
+
+    /// Whether a server answers at a joiner's name. One that nobody could reach must not become a member.
+    fn answers(&self, m: &str) -> bool {
+        let answers = self.handles.client(m).is_ok_and(|client| client.bind(MEMBERS_TIMEOUT).is_ok());
+        if !answers && !self.cfg.ismember(m, self.cfg.vid()) {
+            // Strangers' names must not pile up.
+            self.handles.forget(m);
+        }
+        answers
     }
 
     /// Waits until this node is the primary of a view in which all are in sync (invariant 2), or `m` is a member that

@@ -251,6 +251,11 @@ impl<S: StateMachine> Rsm<S> {
     /// [`RsmError`].
     pub fn start(&self) -> Result<(), RsmError> {
         let inner = &self.0;
+        // Only a node without a log, that is named as the first, begins a service; before its port opens, so that no
+        // joiner is sent away.
+        if inner.first == inner.me && inner.cfg.bootstrap()? {
+            inner.state.lock().replica.begin_first_view();
+        }
         let address = inner.rsmrpc.local_addr().to_string();
         inner.rsmrpc.start().map_err(|error| RsmError::Listen { address, error })?;
         if let Some(port) = inner.options.test_port {
@@ -259,11 +264,6 @@ impl<S: StateMachine> Rsm<S> {
             let testsvr = test_server::start(&inner.options.pollmgr, rpc, port, inner.switches.clone(), node)
                 .map_err(|error| RsmError::TestPort { port, error })?;
             inner.parts.lock().testsvr = Some(testsvr);
-        }
-        // Only a node without a log, that is named as the first, begins a service.
-        if inner.first == inner.me && inner.cfg.bootstrap()? {
-            let mut state = inner.state.lock();
-            state.replica.begin_first_view();
         }
         inner.cfg.start().map_err(RsmError::Thread)?;
         let recovering = inner.clone();
@@ -596,14 +596,6 @@ impl<S: StateMachine> Inner<S> {
 impl<S: StateMachine> ViewChange for Inner<S> {
     fn commit_change(&self, vid: ViewId) {
         self.commit_change_wo(vid);
-    }
-
-    fn majority_changed(&self, present: bool) {
-        if present {
-            tracing::info!(node = %self.me, "a majority of the members answers again");
-        } else {
-            tracing::warn!(node = %self.me, "no majority of the members answers: no view can be formed");
-        }
     }
 }
 

@@ -35,6 +35,8 @@ const MEMBERS_TIMEOUT: Duration = Duration::from_millis(300);
 pub const MAX_BUSY: u32 = 3;
 /// A node where nobody has listened for so long is not waited for any longer.
 const REFUSED_PATIENCE: Duration = Duration::from_millis(50);
+/// After how long a caller's operator is told that the service doesn't answer.
+const FIRST_WARNING: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
@@ -127,7 +129,9 @@ impl RsmClient {
         };
         let deadline = now() + total;
         let mut pause = FIRST_PAUSE;
+        let mut patience = Patience::new();
         while !client.init_members(deadline, 0) {
+            patience.wears(|| tracing::warn!(?seeds, "no node of the service answers; still trying"));
             if !sleep_before(deadline, &mut pause) {
                 return Err(RsmClientError::Unreachable);
             }
@@ -162,7 +166,9 @@ impl RsmClient {
         let mut perhaps_executed = false;
         let mut busy = 0;
         let mut pause = FIRST_PAUSE;
+        let mut patience = Patience::new();
         loop {
+            patience.wears(|| tracing::warn!(seeds = ?self.seeds, "the service doesn't serve; still trying"));
             let (primary, answers) = {
                 let members = self.members.lock();
                 (members.primary.clone(), members.answers)
@@ -267,6 +273,26 @@ impl RsmClient {
 impl std::fmt::Debug for RsmClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RsmClient({:?})", self.seeds)
+    }
+}
+
+/// When an operator should hear that something takes long: after a second, then each time after twice as long.
+struct Patience {
+    until: Instant,
+    next: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience { until: now() + FIRST_WARNING, next: FIRST_WARNING * 2 }
+    }
+
+    fn wears(&mut self, warn: impl FnOnce()) {
+        if now() >= self.until {
+            warn();
+            self.until = now() + self.next;
+            self.next *= 2;
+        }
     }
 }
 

@@ -122,7 +122,8 @@ pub(crate) fn start(
                     node.breakpoint(b);
                 }
             }
-            _ => return (TestStatus::ERR, 0),
+            // As the lab's: the result says it once more.
+            _ => return (TestStatus::ERR, TestStatus::ERR as i32),
         }
         (TestStatus::OK, 0)
     });

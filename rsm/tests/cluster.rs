@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{APPEND, Cluster, DEADLINE, append, wait_until};
 use yfs_rpc::{Client, Procedure};
-use yfs_rsm::protocol::{CLIENT_INVOKE, CUT_MEMBERS, ClientStatus};
+use yfs_rsm::protocol::{CLIENT_INVOKE, CUT_MEMBERS, ClientStatus, JOINREQ, RsmStatus, Viewstamp};
 use yfs_rsm::{Options, RsmClient, RsmClientError};
 
 #[test]
@@ -193,4 +193,18 @@ fn a_backup_refers_clients_to_the_primary() {
     assert!(result.0.is_empty());
     // Asked at the wrong place, the client finds the right one.
     assert_eq!(append(&RsmClient::connect(&cluster.names[1..], DEADLINE).unwrap(), 1), 1);
+}
+
+/// Anybody may ask to join; a name at which nobody answers would cost the service its next failure.
+#[test]
+fn a_joiner_that_nobody_can_reach_is_not_admitted() {
+    let cluster = Cluster::start(2);
+    let client = Client::new(yfs_rpc::names::resolve(&cluster.names[0]).unwrap(), yfs_rpc::Options::default());
+    for stranger in ["1", "127.0.0.1:1", "no such name", "", &cluster.names[0]] {
+        let (status, log) = client.call(JOINREQ, (stranger.to_owned(), Viewstamp::default()), DEADLINE).unwrap();
+        assert_ne!(status, RsmStatus::OK as i32, "{stranger:?}");
+        assert!(log.0.is_empty());
+    }
+    assert_eq!(cluster.node(0).view().0, 2);
+    assert_eq!(append(&cluster.client(), 1), 1);
 }

@@ -11,7 +11,7 @@ use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 
 use common::{Common, FAILED, server_name};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes a lock with one client, then with another, and shows what that costs; then prints how often it was granted.
 #[derive(Parser, Debug)]

@@ -25,8 +25,8 @@ A name is a port of this machine, or host:port. All nodes must use the same name
 
 Example, three nodes on this machine, each in a terminal of its own:
   lock_server 21000 21000
-  lock_server 21000 21001
-  lock_server 21000 21002
+  lock_server 21000 22000
+  lock_server 21000 23000
 Then ask them for locks:
   lock_demo 21000
   lock_tester 21000

@@ -63,10 +63,10 @@ struct Args {
     #[arg(short)]
     lossy: bool,
     /// Shut the connection down before so many percent of the sends
-    #[arg(long, value_name = "PERCENT", env = "RPC_LOSSY", default_value = "", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", env = "RPC_LOSSY", default_value = "0", value_parser = percent)]
     rpc_lossy: u8,
     /// Log the number of calls of each procedure after every so many requests
-    #[arg(long, value_name = "N", env = "RPC_COUNT", default_value = "", value_parser = count)]
+    #[arg(long, value_name = "N", env = "RPC_COUNT", default_value = "0", value_parser = count)]
     rpc_count: u32,
 }
 

@@ -1,0 +1,160 @@
+//! Nodes of the lab and nodes of ours in one view.
+
+use std::time::Duration;
+
+use rt::time::now;
+
+use crate::client::StrictClient;
+use crate::lab_node::LabNode;
+use crate::lock_service::{LabLockClient, client_invoke, client_members};
+use crate::wire::{ACQUIRE, Enc, OK, RELEASE};
+use crate::{Ours, eventually};
+
+/// The lab's cadence five times over.
+const QUIET: Duration = Duration::from_secs(16);
+
+/// Waits until the lab's node and all of ours are in sync in a view of that size.
+fn wait_for_all(ours: &Ours, labs: &LabNode, size: usize) {
+    ours.wait_for_members(size);
+    eventually("the lab's node is in sync", || labs.view().1.len() == size && labs.is_in_sync());
+    eventually("somebody serves", || {
+        let primary = labs.view().1[0].clone();
+        labs.name() == primary || ours.nodes.iter().any(|node| node.rsm().amiprimary())
+    });
+}
+
+/// Takes and gives back a lock so many times, as a client of the lab.
+fn lock_and_unlock(client: &LabLockClient, lock: u64, xids: std::ops::Range<u64>) {
+    for xid in xids {
+        for procedure in [ACQUIRE, RELEASE] {
+            eventually("a request is served", || {
+                let args = Enc::new().u64(lock).text(&client.id).u64(xid);
+                let (status, answer) = client_invoke(&client.rsm, procedure, args);
+                if let Some((status, _)) = answer {
+                    assert_eq!(status, OK, "{procedure:#x} with xid {xid}");
+                }
+                status == OK
+            });
+        }
+    }
+}
+
+/// All of ours have executed as much.
+fn ours_agree(ours: &Ours) {
+    eventually("our nodes agree", || {
+        let state = |at: usize| ours.nodes[at].rsm().inspect(yfs_lock::lock_table::LockTable::marshal);
+        (1..ours.nodes.len()).all(|at| state(at) == state(0))
+    });
+}
+
+#[test]
+fn a_lab_node_joins_ours_executes_as_a_backup_and_dies() {
+    let ours = Ours::service(2);
+    let labs = LabNode::joining(ours.name(0));
+    wait_for_all(&ours, &labs, 3);
+    assert_eq!(labs.view(), ours.view(0), "the same view under the same number");
+    let client = LabLockClient::new(ours.name(0));
+    lock_and_unlock(&client, 1, 0..20);
+    let stamps = labs.executed();
+    assert!(stamps.len() >= 40, "{stamps:?}");
+    assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]), "{stamps:?}");
+    ours_agree(&ours);
+
+    labs.die();
+    ours.wait_for_members(2);
+    lock_and_unlock(&client, 1, 20..30);
+    assert_eq!(client.stat(1), 30);
+    ours_agree(&ours);
+}
+
+#[test]
+fn ours_follow_a_lab_primary_and_survive_it() {
+    let labs = LabNode::first();
+    let mut ours = Ours::none();
+    for size in 2..=3 {
+        ours.start(labs.name());
+        wait_for_all(&ours, &labs, size);
+    }
+    assert_eq!(labs.view(), ours.view(0));
+    let (members, primary) = client_members(&StrictClient::bound(ours.name(1)));
+    assert_eq!((members, primary.as_str()), (labs.view().1, labs.name()), "ours say who is the primary");
+
+    let client = LabLockClient::new(labs.name());
+    lock_and_unlock(&client, 1, 0..20);
+    assert_eq!(client.stat(1), 20);
+    let last = *labs.executed().last().unwrap();
+    for node in &ours.nodes {
+        let executed = node.rsm().last_executed();
+        assert_eq!((executed.vid, executed.seqno), last);
+        assert_eq!(node.rsm().inspect(|table| table.stat(1.into())), 20);
+    }
+    ours_agree(&ours);
+
+    labs.die();
+    ours.wait_for_members(2);
+    eventually("the first of ours is the primary", || ours.nodes[0].rsm().amiprimary());
+    let client = LabLockClient::new(ours.name(0));
+    assert_eq!(client.stat(1), 20);
+    lock_and_unlock(&client, 1, 0..5);
+    ours_agree(&ours);
+}
+
+#[test]
+fn a_lab_node_votes_for_the_removal_of_a_dead_one_and_hears_what_was_decided() {
+    let mut ours = Ours::service(2);
+    let labs = LabNode::joining(ours.name(0));
+    wait_for_all(&ours, &labs, 3);
+    let (vid, _) = ours.view(0);
+    let dead = ours.nodes.remove(1);
+    dead.shutdown();
+    wait_for_all(&ours, &labs, 2);
+    assert_eq!(ours.view(0), (vid + 1, vec![ours.name(0).to_owned(), labs.name().to_owned()]));
+    assert_eq!(labs.view(), ours.view(0));
+    lock_and_unlock(&LabLockClient::new(ours.name(0)), 1, 0..5);
+}
+
+/// A lab node aborts at a decide of what it didn't accept, and at one that is not for its next instance; and it votes in
+/// any instance. So it hears nothing of a round without its vote, and is not asked in later ones until it knows.
+#[test]
+fn a_lab_node_that_did_not_accept_is_told_nothing_that_would_stop_it() {
+    let mut ours = Ours::service(4);
+    let labs = LabNode::joining(ours.name(0));
+    wait_for_all(&ours, &labs, 5);
+    labs.set_mute(true);
+    let (vid, _) = ours.view(0);
+    // Two views that are decided without the lab's vote, the second while it is behind.
+    for gone in 1..=2 {
+        ours.nodes.pop().unwrap().shutdown();
+        eventually("a view without the dead", || ours.view(0).0 >= vid + gone);
+    }
+    labs.set_mute(false);
+    // It finds out by a round of its own, or is removed and joins anew.
+    eventually("all are in one view again", || {
+        let (vid, members) = ours.view(0);
+        members.len() == 3 && labs.view() == (vid, members) && labs.is_in_sync()
+    });
+    lock_and_unlock(&LabLockClient::new(ours.name(0)), 1, 0..5);
+}
+
+#[test]
+fn healthy_members_stay() {
+    let ours_first = Ours::service(2);
+    let backup = LabNode::joining(ours_first.name(0));
+    let primary = LabNode::first();
+    let mut ours_second = Ours::none();
+    for size in 2..=3 {
+        ours_second.start(primary.name());
+        wait_for_all(&ours_second, &primary, size);
+    }
+    wait_for_all(&ours_first, &backup, 3);
+    let before = (ours_first.view(0), ours_second.view(0), backup.removals(), primary.removals());
+    let deadline = now() + QUIET;
+    let clients = [LabLockClient::new(ours_first.name(0)), LabLockClient::new(primary.name())];
+    let mut xid = 0;
+    while now() < deadline {
+        clients.iter().for_each(|client| lock_and_unlock(client, 1, xid..xid + 1));
+        xid += 1;
+        rt::time::sleep(Duration::from_millis(100));
+    }
+    assert_eq!((ours_first.view(0), ours_second.view(0), backup.removals(), primary.removals()), before);
+}
