@@ -16,4 +16,4 @@ mod test_server;
 pub use rsm::{OnFatal, Options, Rsm, RsmError};
 pub use rsm_client::{MAX_BUSY, RsmClient, RsmClientError};
 pub use state_machine::StateMachine;
-pub use yfs_config::Timing;
+pub use yfs_config::{LogError, Timing};

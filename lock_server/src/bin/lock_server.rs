@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_server_cache_rsm::LockServer;
-use yfs_rsm::{Options, RsmError};
+use yfs_rsm::{LogError, Options, RsmError};
 
 use common::{Common, FAILED, server_name};
 
@@ -85,19 +86,33 @@ fn test_port(me: &str) -> Result<u16, String> {
 
 /// What went wrong, and what to do about it.
 fn explain(error: &RsmError) -> String {
-    match error {
-        RsmError::Listen { error: cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
-            format!("{error}: stop the program that uses the port (perhaps this node already runs), or choose another")
+    let advice = match error {
+        RsmError::Listen { error: cause, .. } => match cause.kind() {
+            ErrorKind::AddrInUse => {
+                "stop the program that uses the port (perhaps this node already runs), or choose another"
+            }
+            ErrorKind::AddrNotAvailable => "ME must be an address of this machine",
+            ErrorKind::PermissionDenied => {
+                "choose a port above 1023, or run lock_server as a user that may use this one"
+            }
+            _ => "the operating system refused it",
+        },
+        RsmError::TestPort { .. } => "leave the port after ME's free, or choose another ME",
+        RsmError::Log(LogError::Io { source, .. }) => match source.kind() {
+            ErrorKind::StorageFull => "make room on its disk",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "start lock_server in a folder that it may write to"
+            }
+            _ => "start lock_server in the folder where the node's log is, or is to be",
+        },
+        RsmError::Log(LogError::InUse { .. }) => "this node already runs in this folder",
+        RsmError::Log(_) => {
+            "restore it; if it is lost, move it away, and let the node join another one, as a new node: \
+             FIRST must not be ME then"
         }
-        RsmError::Listen { .. } => format!("{error}: ME must be an address of this machine"),
-        RsmError::TestPort { .. } => format!("{error}: leave the port after ME's free, or choose another ME"),
-        // The error names the file.
-        RsmError::Log(_) => format!(
-            "{error}: it must be writable and whole, and of no other program; start lock_server where it is, or, if it is \
-             lost, move it away and let the node join another one as a new node"
-        ),
-        _ => error.to_string(),
-    }
+        _ => return error.to_string(),
+    };
+    format!("{error}: {advice}")
 }
 
 /// The node's own threads do all the work.
