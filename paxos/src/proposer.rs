@@ -7,6 +7,8 @@
 //! 3. The number is above every number promised here and above its own last one; after a rejection it is doubled (L2).
 //! 4. Only who promised is asked to accept; decide goes to who accepted, and to others only if they are no lab nodes
 //!    (those stop at a decide that they don't expect).
+//! 5. A lab node is asked for its vote only if it knows the view before: it votes in any instance, keeps one vote for all
+//!    of them, and stops at the decide of one that isn't its next.
 //!
 //! Threads: the caller's. All peers are asked at once, so a dead one costs nothing once a majority has answered; the
 //! live ones get a moment more ([`GRACE`]), so that lab nodes, too, hear what was decided.
@@ -21,12 +23,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rt::sync::Mutex;
-use yfs_rpc::Handles;
+use yfs_rpc::{CallError, Handles};
 
 use crate::acceptor::Acceptor;
 use crate::ballot::Ballot;
 use crate::calls::{Calls, Next};
-use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg};
+use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
 use crate::{Instance, ProposalNumber, Value, ranks};
 
 /// Each step waits at most this long (lab: 1 s a call).
@@ -184,9 +186,13 @@ impl Proposer {
             return Some(if res.oldinstance { Outcome::Old } else { Outcome::Rejected });
         }
         ballot.promise(&self.me, Ok((status as i32, res)));
-        let members = ballot.view().members().to_vec();
-        let calls =
-            Calls::start(&self.handles, &self.others(&members), PREPAREREQ, &(self.me.clone(), arg), STEP_TIMEOUT);
+        let members = self.others(ballot.view().members());
+        let voters = self.who_may_vote(instance, &members, unlikely);
+        members.iter().filter(|m| !voters.contains(m)).for_each(|m| ballot.promise(m, Err(CallError::Timeout)));
+        if ballot.is_lost() {
+            return Some(Outcome::NoMajority);
+        }
+        let calls = Calls::start(&self.handles, &voters, PREPAREREQ, &(self.me.clone(), arg), STEP_TIMEOUT);
         calls.wait(unlikely, GRACE, |peer, answer| {
             ballot.promise(peer, answer);
             if ballot.decided().is_some() || ballot.is_lost() {
@@ -206,6 +212,31 @@ impl Proposer {
         }
         ballot.end_of_prepare();
         None
+    }
+
+    /// Those of `members` who may be asked for a vote in `instance` (invariant 5). Lab nodes are asked first whether they
+    /// know the instance before: by a prepare with n = 0, whose promise would be worth nothing.
+    fn who_may_vote(&self, instance: Instance, members: &[String], unlikely: &BTreeSet<String>) -> Vec<String> {
+        let ours = |m: &&String| self.handles.client(m).is_ok_and(|client| client.is_ours());
+        let (mut voters, labs): (Vec<&String>, Vec<&String>) = members.iter().partition(ours);
+        // With this node.
+        let (majority, mut known) = (members.len().div_ceil(2) + 1, voters.len() + 1);
+        let enough = known >= majority;
+        let labs: Vec<String> = labs.into_iter().filter(|m| !enough || !unlikely.contains(*m)).cloned().collect();
+        let n = ProposalNumber { n: 0, node: self.me.clone() };
+        let arg = PrepareArg { instance: instance - 1, n };
+        let total = if enough { GRACE } else { STEP_TIMEOUT };
+        let mut up_to_date = BTreeSet::new();
+        let calls = Calls::start(&self.handles, &labs, PREPAREREQ, &(self.me.clone(), arg), total);
+        calls.wait(unlikely, GRACE, |peer, answer| {
+            if matches!(answer, Ok((_, PrepareRes { oldinstance: true, .. }))) {
+                up_to_date.insert(peer.to_owned());
+                known += 1;
+            }
+            if known >= majority { Next::Enough } else { Next::More }
+        });
+        voters.extend(labs.iter().filter(|m| up_to_date.contains(*m)));
+        voters.into_iter().cloned().collect()
     }
 
     /// Asks those who promised to accept. `Some`: the round ends here.

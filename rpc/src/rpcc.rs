@@ -136,6 +136,8 @@ struct State {
     heard: u64,
     /// The one timer that is set.
     timer: Option<TimerId>,
+    /// The server has answered that it no longer knows.
+    forgotten: bool,
     destroyed: bool,
 }
 
@@ -176,6 +178,7 @@ impl Client {
             refused_since: None,
             heard: 0,
             timer: None,
+            forgotten: false,
             destroyed: false,
         };
         Client(Arc::new(Inner {
@@ -257,9 +260,10 @@ impl Client {
         self.0.state.lock().refused_since
     }
 
-    /// Whether the server was replaced since the client bound to it; a new client is needed then.
+    /// Whether the server was replaced since the client bound to it, or has forgotten this client: a new one is needed then.
     pub fn is_outdated(&self) -> bool {
-        matches!(self.0.state.lock().binding, Binding::OldServer)
+        let state = self.0.state.lock();
+        state.forgotten || matches!(state.binding, Binding::OldServer)
     }
 
     /// While false no request leaves, and calls time out (lab: `rpcc::set_reachable`).
@@ -613,6 +617,8 @@ impl Owner for Inner {
         } else {
             let number = number_of(xid, state.next);
             let call = state.remove(number);
+            // The server has perhaps dropped all that it knew of this nonce: then no later call will fare better.
+            state.forgotten |= value == CallError::AtMostOnce.code();
             drop(state);
             if let Some(call) = call {
                 let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };

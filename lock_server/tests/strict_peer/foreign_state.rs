@@ -36,6 +36,7 @@ fn lock_server(first: &str, me: &str, dir: &Path) -> Process {
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(out)
+        .stderr(Stdio::null())
         .spawn();
     Process(child.unwrap())
 }

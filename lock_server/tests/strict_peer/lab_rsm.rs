@@ -75,7 +75,10 @@ impl Replication {
 
     fn unmarshal_state(&mut self, state: &[u8]) {
         let mut dec = Dec::new("a lab node's state", state);
-        self.requests = (0..dec.u32()).map(|_| (dec.u32(), dec.bytes())).collect();
+        self.requests.clear();
+        for _ in 0..dec.u32() {
+            self.requests.push((dec.u32(), dec.bytes()));
+        }
         dec.end();
         self.locks = Locks::default();
         for (procedure, args) in &self.requests {
