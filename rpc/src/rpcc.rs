@@ -618,7 +618,7 @@ impl Owner for Inner {
             let number = number_of(xid, state.next);
             let call = state.remove(number);
             // The server has perhaps dropped all that it knew of this nonce: then no later call will fare better.
-            state.forgotten |= value == CallError::AtMostOnce.code();
+            state.forgotten |= call.is_some() && value == CallError::AtMostOnce.code();
             drop(state);
             if let Some(call) = call {
                 let reply = if value < 0 { Err(CallError::from_code(value)) } else { Ok((value, result.to_vec())) };

@@ -167,15 +167,19 @@ impl Caller {
 #[test]
 fn none_of_a_million_calls_is_executed_twice_or_lost() {
     let executions: Arc<Vec<AtomicU8>> = Arc::new((0..CALLS).map(|_| AtomicU8::new(0)).collect());
+    let again = Arc::new(AtomicUsize::new(0));
     let server = server_at(anywhere(), Options::default(), |server| {
-        let execute = |client: u32, call: u32, executions: &[AtomicU8]| {
-            executions[client as usize * (CALLS / CLIENTS) + call as usize].fetch_add(1, Ordering::Relaxed);
+        let execute = |client: u32, call: u32, executions: &[AtomicU8], again: &AtomicUsize| {
+            let count = &executions[client as usize * (CALLS / CLIENTS) + call as usize];
+            if count.fetch_add(1, Ordering::Relaxed) > 0 {
+                again.fetch_add(1, Ordering::Relaxed);
+            }
             (Status::OK, client + call)
         };
-        let counts = executions.clone();
-        server.reg_inline(SHORT, move |client, call| execute(client, call, &counts));
-        let counts = executions.clone();
-        server.reg(LONG, move |client, call| execute(client, call, &counts));
+        let (counts, twice) = (executions.clone(), again.clone());
+        server.reg_inline(SHORT, move |client, call| execute(client, call, &counts, &twice));
+        let (counts, twice) = (executions.clone(), again.clone());
+        server.reg(LONG, move |client, call| execute(client, call, &counts, &twice));
     });
     let pollmgr = PollMgr::new().unwrap();
     let proxies: Vec<_> = (0..CLIENTS).map(|_| Proxy::start(server.local_addr())).collect();
@@ -198,6 +202,7 @@ fn none_of_a_million_calls_is_executed_twice_or_lost() {
     let sum = |of: fn(&Caller) -> &AtomicUsize| callers.iter().map(|c| of(c).load(Ordering::Relaxed)).sum::<usize>();
     let deadline = now() + 10 * PATIENCE;
     while sum(|caller| &caller.answered) < CALLS {
+        assert_eq!(again.load(Ordering::Relaxed), 0, "executed again");
         assert!(now() < deadline, "{} of {CALLS} calls are answered", sum(|caller| &caller.answered));
         rt::time::sleep(Duration::from_millis(20));
     }
