@@ -1,4 +1,4 @@
-//! What the layer above asks of config because of the state that a node holds or lacks (views.md, rules 0 and 1).
+//! What the layer above asks of config because of the state that a node holds or lacks (docs/protocols.md, rules 0 and 1).
 //!
 //! A node whose log names it, but which has lost its state, wants to be removed, and removes nobody. It can ask how all
 //! other members stand.

@@ -4,7 +4,8 @@
 //! 1. A node runs one round at a time ([`Outcome::Busy`] otherwise, as in the lab), and only among the members of its
 //!    last view, of which it must be one, for the instance after it.
 //! 2. It promises to itself, on the disk, before it asks anybody: a number is never used twice, not after a crash either.
-//! 3. The number is above every number promised here and above its own last one; after a rejection it is doubled (L2).
+//! 3. The number is above every number promised here and above its own last one; after a rejection it is doubled (L2), up to a
+//!    bound: an acceptor that rejects everything must not drive it to the end of the numbers.
 //! 4. Only who promised is asked to accept; decide goes to who accepted, and to others only if they are no lab nodes
 //!    (those stop at a decide that they don't expect).
 //! 5. A lab node is asked for its vote only if it knows the view before: it votes in any instance, keeps one vote for all
@@ -35,6 +36,10 @@ use crate::{Instance, ProposalNumber, Value, ranks};
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a step waits for the remaining live members once it has a majority.
 pub const GRACE: Duration = Duration::from_millis(100);
+
+/// After a rejection a number grows by at most so much: two days of the other's numbers are caught up with in a minute, and
+/// the end of the numbers is 65,536 rejections away.
+const MAX_STEP: u32 = 1 << 16;
 
 /// How a round ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +165,7 @@ impl Proposer {
         }
         let seen = promised.max(turn.n);
         let least = seen.checked_add(1)?;
-        turn.n = if turn.rejected { least.max(seen.saturating_mul(2)) } else { least };
+        turn.n = if turn.rejected { least.max(seen.saturating_add(seen.min(MAX_STEP))) } else { least };
         Some(turn.n)
     }
 

@@ -10,7 +10,7 @@
 //! Invariants:
 //! 1. A node serves, or hands out its state, in a view only after it was in sync in it (replica.rs).
 //! 2. A joiner is added when all members are in sync, one at a time, so at most the last member holds no state.
-//! 3. A state that can't be read leaves the node out of sync.
+//! 3. A state that can't be read leaves the node out of sync; and nobody is handed one that it couldn't read (foreign.rs).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,8 @@ impl<S: StateMachine> Inner<S> {
             if primary == self.me || asked.contains(&primary) {
                 continue;
             }
-            if self.join(&primary) {
+            let kept_away = self.state.lock().foreign.is_kept_away(now());
+            if (!kept_away || self.is_of_the_lab(&primary) == Some(false)) && self.join(&primary) {
                 return true;
             }
             asked.push(primary);
@@ -190,7 +191,10 @@ impl<S: StateMachine> Inner<S> {
 
     /// Asks `m`, the primary, to be added, and learns the views from it (lab: `join`).
     fn join(&self, m: &str) -> bool {
-        let last = self.state.lock().replica.last_myvs();
+        let (last, before) = {
+            let state = self.state.lock();
+            (state.replica.last_myvs(), state.replica.vid())
+        };
         tracing::info!(node = %self.me, primary = m, %last, "join");
         let Ok(client) = self.handles.client(m) else { return false };
         let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
@@ -210,7 +214,8 @@ impl<S: StateMachine> Inner<S> {
         match restored {
             Ok(vid) => {
                 tracing::info!(node = %self.me, primary = m, %vid, "joined");
-                self.cfg.ismember(&self.me, vid)
+                // A lab primary only repeats the view that still names this node, until it has removed it.
+                vid.0 > before && self.cfg.ismember(&self.me, vid)
             }
             Err(error) => {
                 tracing::error!(node = %self.me, primary = m, error, "join: the log of the primary can't be used");
@@ -244,10 +249,22 @@ impl<S: StateMachine> Inner<S> {
             let Some(now) = self.admissible(m) else { return busy };
             (vid, listed) = (now.0, now.1);
         }
+        if !listed && self.is_of_the_lab(m) != Some(false) && last != self.state.lock().replica.last_myvs() {
+            tracing::warn!(node = %self.me, src = m, %last, "joinreq: a lab node can't read this service's state, and has \
+                another one: it is not added");
+            return busy;
+        }
         if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
             return busy;
         }
         if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }
+    }
+
+    /// Whether `name` is a node of the lab; `None` if it doesn't answer.
+    fn is_of_the_lab(&self, name: &str) -> Option<bool> {
+        let client = self.handles.client(name).ok()?;
+        client.bind(MEMBERS_TIMEOUT).ok()?;
+        Some(!client.is_ours())
     }
 
     /// Whether a server answers at a joiner's name. One that nobody could reach must not become a member.
@@ -297,6 +314,12 @@ impl<S: StateMachine> Inner<S> {
                     return false;
                 }
                 let notified = self.sync_cond.wait_until(&mut state, deadline);
+                if let Some(hopeless) = state.foreign.hopeless(vid_insync) {
+                    drop(state);
+                    self.remove_laggards(&[hopeless]);
+                    state = self.state.lock();
+                    continue;
+                }
                 if state.replica.backups().len() < left {
                     left = state.replica.backups().len();
                     deadline = now() + SYNC_PATIENCE;
@@ -396,6 +419,7 @@ impl<S: StateMachine> Inner<S> {
         }
         if last != res.last {
             if let Err(error) = state.machine.state.unmarshal_state(&res.state.0) {
+                state.foreign.unreadable(now());
                 drop(state);
                 tracing::error!(node = %self.me, primary = m, %error, "the primary's state can't be read: this node \
                     stays out of sync and asks to be removed");
@@ -428,14 +452,46 @@ impl<S: StateMachine> Inner<S> {
 
     /// Handler: a backup asks for the state (lab: `transferreq`).
     pub(crate) fn transferreq(&self, src: &str, last: Viewstamp, vid: u32) -> (RsmStatus, TransferRes) {
+        let busy = (RsmStatus::BUSY, TransferRes::default());
+        {
+            let state = self.state.lock();
+            if !state.replica.may_transfer(vid) {
+                return busy;
+            }
+            if last != state.replica.last_myvs() {
+                drop(state);
+                match self.is_of_the_lab(src) {
+                    Some(false) => {}
+                    Some(true) => {
+                        self.refuse_transfer(src, vid);
+                        return busy;
+                    }
+                    None => return busy,
+                }
+            }
+        }
         let state = self.state.lock();
         if !state.replica.may_transfer(vid) {
-            return (RsmStatus::BUSY, TransferRes::default());
+            return busy;
         }
         let mine = state.replica.last_myvs();
         tracing::info!(node = %self.me, src, %last, %mine, vid, "transferreq");
         let bytes = if last == mine { Bytes::default() } else { Bytes(state.machine.state.marshal_state()) };
         (RsmStatus::OK, TransferRes { state: bytes, last: mine })
+    }
+
+    /// A lab node would take our state for one of its own kind, and say that it is in sync.
+    fn refuse_transfer(&self, src: &str, vid: u32) {
+        let news = {
+            let mut state = self.state.lock();
+            let member = state.replica.members().iter().any(|member| member == src);
+            member && state.foreign.refuse(src, vid)
+        };
+        if news {
+            tracing::warn!(node = %self.me, src, vid, "transferreq: a lab node can't read this node's state: it is not \
+                handed out, and the lab node is to be removed");
+            self.sync_cond.notify_all();
+        }
     }
 
     /// Handler: a backup is in sync (lab: `transferdonereq`).

@@ -4,7 +4,7 @@
 //! state is the authority, the backups fetch it, and only when all of them have said so does the primary stamp requests
 //! again. Between two views at most one request is outstanding: stamped, but not yet executed by the primary.
 //!
-//! Invariants (views.md's rules in brackets):
+//! Invariants (in brackets the rules of docs/protocols.md):
 //! 1. `last_myvs` moves with execution only, or with a state that was installed whole.
 //! 2. A stamp that was sent is neither skipped nor given to another request: while one is outstanding no other is given,
 //!    and a new view drops it before any state is handed out. [4]
@@ -255,6 +255,11 @@ impl Replica {
         } else {
             Verdict::Refuse
         }
+    }
+
+    /// Whether a request of this view before `vs` never came here.
+    pub fn has_missed(&self, vs: Viewstamp) -> bool {
+        !self.inviewchange && !self.is_primary() && vs.vid == self.vid_commit && vs > self.next()
     }
 
     /// The request `vs` was executed here.

@@ -24,6 +24,7 @@ use yfs_config::{Config, LogError, Timing, ViewChange, ViewId};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
+use crate::foreign::Foreign;
 use crate::protocol::{
     CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, Viewstamp,
 };
@@ -132,6 +133,7 @@ pub(crate) struct State<S> {
     request: Option<(u32, Bytes, Option<Instant>)>,
     /// The answer to the last request executed as the primary.
     answer: Option<(Viewstamp, Bytes)>,
+    pub(crate) foreign: Foreign,
     pub(crate) stopping: bool,
 }
 
@@ -197,6 +199,7 @@ impl<S: StateMachine> Rsm<S> {
             machine: Machine::new(state),
             request: None,
             answer: None,
+            foreign: Foreign::default(),
             stopping: false,
         };
         let inner = Arc::new(Inner {
@@ -513,6 +516,11 @@ impl<S: StateMachine> Inner<S> {
                 }
                 Verdict::Again => {}
                 Verdict::Refuse => {
+                    let primary = state.replica.primary().filter(|_| state.replica.has_missed(vs));
+                    if primary.is_some_and(|primary| self.handles.client(primary).is_ok_and(|c| !c.is_ours())) {
+                        // A lab primary uses up a stamp that a backup didn't answer, and goes on behind the gap.
+                        self.cfg.request_same(ViewId(vs.vid));
+                    }
                     tracing::debug!(node = %self.me, %vs, last = %state.replica.last_myvs(), "request refused");
                     return (RsmStatus::ERR, 0);
                 }

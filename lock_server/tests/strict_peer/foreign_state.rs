@@ -64,6 +64,7 @@ fn ours_says_that_it_cannot_read_a_lab_primarys_state_and_stays_out() {
     let dir = TempDir::new().unwrap();
     let me = free_port().to_string();
     let process = lock_server(labs.name(), &me, dir.path());
+    eventually("it starts", || log_has(dir.path(), &["lock_server started"]));
     eventually("it says so", || log_has(dir.path(), &["ERROR", "state", "can't be read"]));
     eventually("it is removed", || labs.view().1.len() == 1);
     let removed = labs.view().0;

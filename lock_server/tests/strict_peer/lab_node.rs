@@ -16,7 +16,7 @@ use crate::lab_rsm::Replication;
 use crate::server::{Reserved, StrictServer};
 use crate::wire::{
     ACCEPTREQ, ATMOSTONCE, CLIENT_INVOKE, CLIENT_MEMBERS, DECIDEREQ, ERR, Enc, HEARTBEAT, INVOKE, JOINREQ, OK, OLDSRV,
-    PREPAREREQ, TRANSFERDONEREQ, TRANSFERREQ, only,
+    PREPAREREQ, TRANSFERDONEREQ, TRANSFERREQ, garbage, only,
 };
 
 /// The lab's cadence.
@@ -148,6 +148,11 @@ impl LabNode {
         self.inner.removals.load(Ordering::SeqCst)
     }
 
+    /// A stamp is used up, as by an invoke that a backup didn't answer in time.
+    pub(crate) fn lose_a_stamp(&self) {
+        self.inner.state.lock().rsm.lose_a_stamp();
+    }
+
     pub(crate) fn set_mute(&self, mute: bool) {
         self.inner.mute.store(mute, Ordering::SeqCst);
     }
@@ -243,7 +248,8 @@ impl Inner {
         } else {
             ERR
         };
-        (status, Enc::new().u32(myvid).0)
+        // The number counts only beside a refusal.
+        (status, Enc::new().u32(if status == OK { garbage() } else { myvid }).0)
     }
 
     fn heartbeater(self: Arc<Self>) {
@@ -314,7 +320,8 @@ impl Inner {
                 return false;
             }
             state.running = true;
-            state.my_n = state.my_n.max(state.acceptor.n_h.0) + 1;
+            let highest = state.my_n.max(state.acceptor.n_h.0);
+            state.my_n = highest.checked_add(1).unwrap_or_else(|| panic!("a number after {}", state.acceptor.log));
             state.my_n
         };
         let decided = self.round(instance, n, view, newv);

@@ -68,6 +68,10 @@ impl Replication {
         self.locks.execute(procedure, args).0
     }
 
+    pub(crate) fn lose_a_stamp(&mut self) {
+        self.myvs.1 += 1;
+    }
+
     fn marshal_state(&self) -> Vec<u8> {
         let all = Enc::new().u32(self.requests.len() as u32);
         self.requests.iter().fold(all, |all, (procedure, args)| all.u32(*procedure).bytes(args)).0
@@ -236,7 +240,7 @@ impl Inner {
                 // The stamp is used up.
                 let mut state = self.state.lock();
                 if state.rsm.myvs == vs {
-                    state.rsm.myvs.1 += 1;
+                    state.rsm.lose_a_stamp();
                 }
                 return (CLIENT_BUSY, nothing);
             }

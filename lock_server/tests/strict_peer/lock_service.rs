@@ -181,7 +181,8 @@ type Heard = (Mutex<Vec<(u32, u64, u64)>>, Condvar);
 pub(crate) struct LabLockClient {
     pub(crate) rsm: StrictClient,
     pub(crate) id: String,
-    pub(crate) server: StrictServer,
+    /// Serves as long as the client lives.
+    _server: StrictServer,
     heard: Arc<Heard>,
 }
 
@@ -197,7 +198,7 @@ impl LabLockClient {
             (OK, Enc::new().u32(garbage()).0)
         }));
         let id = format!("127.0.0.1:{}", server.name());
-        LabLockClient { rsm: StrictClient::bound(node), id, server, heard }
+        LabLockClient { rsm: StrictClient::bound(node), id, _server: server, heard }
     }
 
     fn ask(&self, procedure: u32, lock: u64, xid: u64) -> i32 {

@@ -49,10 +49,16 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and the one after it too. Not of those that the system gives to whoever asks for
+/// any: other tests do.
 fn free_port() -> u16 {
-    let port = TcpPort::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    port.local_addr().unwrap().port()
+    let taken = |port: u16| TcpPort::bind(([127, 0, 0, 1], port).into()).is_err();
+    loop {
+        let port = 10_000 + rt::random::below(20_000) as u16;
+        if !taken(port) && !taken(port + 1) {
+            return port;
+        }
+    }
 }
 
 /// Nodes of ours in one folder; they end with it.

@@ -6,11 +6,8 @@ use std::sync::Arc;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 
 use crate::PATIENCE;
-use crate::client::Answer;
 use crate::lab_node::LabNode;
 use crate::lock_service::LabLockService;
-use crate::server::StrictServer;
-use crate::wire::{BREAKPOINT, ERR, Enc, NET_REPAIR, OK, garbage, only};
 
 fn connect(name: &str) -> Arc<LockClient> {
     let options = LockClientOptions { patience: PATIENCE, ..LockClientOptions::default() };
@@ -60,24 +57,4 @@ fn lock_tester_and_a_lab_node() {
     let (output, text) = run(env!("CARGO_BIN_EXE_lock_tester"), &[labs.name(), "1"]);
     assert!(output.status.success(), "{output:?}");
     assert!(text.lines().last().unwrap().contains("passed all tests successfully"), "{text}");
-}
-
-/// The test server of a lab node.
-#[test]
-fn rsm_testers_requests_and_the_labs_answers() {
-    let server = StrictServer::start(Arc::new(|procedure, args| -> Answer {
-        assert!([NET_REPAIR, BREAKPOINT].contains(&procedure), "procedure {procedure:#x} stops a C++ server");
-        let arg = only("an int", args, |dec| dec.i32());
-        let status = if procedure == BREAKPOINT && !(1..=4).contains(&arg) { ERR } else { OK };
-        (status, Enc::new().u32(garbage()).0)
-    }));
-    let client = yfs_rpc::Client::new(([127, 0, 0, 1], server.name().parse().unwrap()).into(), Default::default());
-    for (procedure, arg, status) in [
-        (yfs_rsm::protocol::NET_REPAIR, 0, OK),
-        (yfs_rsm::protocol::NET_REPAIR, 1, OK),
-        (yfs_rsm::protocol::BREAKPOINT, 4, OK),
-        (yfs_rsm::protocol::BREAKPOINT, 9, ERR),
-    ] {
-        assert_eq!(client.call(procedure, (arg,), PATIENCE).unwrap().0, status);
-    }
 }

@@ -59,9 +59,9 @@ fn main() -> ExitCode {
     let client = Client::new(addr, Options::default());
     let call = |procedure: Procedure<(i32,), i32>, arg: i32| client.call(procedure, (arg,), PATIENCE);
     let (name, answer) = match what {
-        What::Partition { heal } => ("net_repair", call(NET_REPAIR, heal)),
-        What::CutMembers { heal } => ("cut_members", call(CUT_MEMBERS, heal)),
-        What::Breakpoint { b } => ("breakpoint", call(BREAKPOINT, b)),
+        What::Partition { heal } => ("net_repair".to_owned(), call(NET_REPAIR, heal)),
+        What::CutMembers { heal } => ("cut_members".to_owned(), call(CUT_MEMBERS, heal)),
+        What::Breakpoint { b } => (format!("breakpoint {b}"), call(BREAKPOINT, b)),
     };
     match answer {
         Ok((status, _)) if status == TestStatus::OK as i32 => {
