@@ -42,6 +42,9 @@ pub trait ViewChange: Send + Sync {
     /// View `vid` is committed. Called for each view once, in order; not for those known at the start.
     fn commit_change(&self, vid: ViewId);
 
+    /// A member that is of the lab is more than one view ahead: what is missing is in joinreq's log. Must not block.
+    fn left_behind(&self) {}
+
     /// A majority of the view stopped answering, or answers again. For messages to operators.
     fn majority_changed(&self, _present: bool) {}
 }

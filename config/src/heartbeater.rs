@@ -118,8 +118,14 @@ impl Config {
         let ahead = self.state.lock().ahead.take();
         let Some((peer, vid)) = ahead else { return };
         while self.state.lock().views.is_member(&peer) {
-            // Of a lab node that is further ahead the joinreq's log is to be had.
-            if (vid != self.vid().next() && !self.is_ours(&peer)) || !self.ask_for_next(&peer) {
+            if vid > self.vid().next() && !self.is_ours(&peer) {
+                let change = self.state.lock().change.as_ref().and_then(Weak::upgrade);
+                if let Some(change) = change {
+                    change.left_behind();
+                }
+                return;
+            }
+            if !self.ask_for_next(&peer) {
                 return;
             }
         }

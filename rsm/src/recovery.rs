@@ -64,7 +64,7 @@ impl<S: StateMachine> Inner<S> {
                     pause = FIRST_JOIN_PAUSE;
                     let mut state = self.state.lock();
                     // Looked at again under the lock, so that no commit is missed.
-                    if !state.stopping && !state.replica.in_view_change() {
+                    if !state.stopping && !state.replica.in_view_change() && !state.left_behind {
                         self.recovery_cond.wait(&mut state);
                     }
                 }
@@ -104,7 +104,7 @@ impl<S: StateMachine> Inner<S> {
             let lost = replica.is_member() && !replica.holds_state() && (!replica.takes_part() || replica.is_primary());
             let step = if state.stopping {
                 Step::Stop
-            } else if !replica.is_member() || lost {
+            } else if !replica.is_member() || lost || state.left_behind {
                 Step::Join
             } else if replica.in_view_change() {
                 Step::Sync(replica.vid())
@@ -126,7 +126,11 @@ impl<S: StateMachine> Inner<S> {
 
     /// One try to come into a view that was formed with this node. False if it came to nothing.
     fn rejoin(self: &Arc<Self>) -> bool {
-        if self.state.lock().replica.is_member() && self.nobody_holds_the_state() {
+        let (member, left_behind) = {
+            let mut state = self.state.lock();
+            (state.replica.is_member(), std::mem::take(&mut state.left_behind))
+        };
+        if member && !left_behind && self.nobody_holds_the_state() {
             return self.begin_from_nothing();
         }
         let mut asked = Vec::new();
@@ -135,6 +139,10 @@ impl<S: StateMachine> Inner<S> {
         for candidate in candidates {
             let Some(primary) = self.primary_by(&candidate) else { continue };
             if primary == self.me || asked.contains(&primary) {
+                continue;
+            }
+            // A primary of ours would take this node for one that lost its state.
+            if left_behind && self.is_of_the_lab(&primary) != Some(true) {
                 continue;
             }
             let kept_away = self.state.lock().foreign.is_kept_away(now());

@@ -4,12 +4,12 @@
 //! state is the authority, the backups fetch it, and only when all of them have said so does the primary stamp requests
 //! again. Between two views at most one request is outstanding: stamped, but not yet executed by the primary.
 //!
-//! Invariants (in brackets the rules of docs/protocols.md):
+//! Invariants (and the rules of docs/protocols.md that they follow):
 //! 1. `last_myvs` moves with execution only, or with a state that was installed whole.
 //! 2. A stamp that was sent is neither skipped nor given to another request: while one is outstanding no other is given,
-//!    and a new view drops it before any state is handed out. [4]
+//!    and a new view drops it before any state is handed out (rule 4).
 //! 3. A replica hands out its state, and serves, only if it holds the state: it was in sync in some view s since it
-//!    started, and is named by every view from s on. [0]
+//!    started, and is named by every view from s on (rule 0).
 //! 4. A backup executes the stamp after its last one and no other, only in the current view, only when in sync in it.
 //! 5. The primary is the first name of the view: joiners come last, and views differ by one name, so it is the
 //!    primary of the view before if that one is a member, or else the first member of the view before that still is.

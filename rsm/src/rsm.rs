@@ -134,6 +134,8 @@ pub(crate) struct State<S> {
     /// The answer to the last request executed as the primary.
     answer: Option<(Viewstamp, Bytes)>,
     pub(crate) foreign: Foreign,
+    /// Lab members are several views ahead.
+    pub(crate) left_behind: bool,
     pub(crate) stopping: bool,
 }
 
@@ -200,6 +202,7 @@ impl<S: StateMachine> Rsm<S> {
             request: None,
             answer: None,
             foreign: Foreign::default(),
+            left_behind: false,
             stopping: false,
         };
         let inner = Arc::new(Inner {
@@ -571,6 +574,7 @@ impl<S: StateMachine> Inner<S> {
                 return;
             }
             state.request = None;
+            state.left_behind = false;
             let (last, primary) = (state.replica.last_myvs(), self.primary_of(&state.replica));
             tracing::info!(node = %self.me, %vid, members = %view, primary, %last, "commit_change");
             state.replica.is_member()
@@ -604,6 +608,11 @@ impl<S: StateMachine> Inner<S> {
 impl<S: StateMachine> ViewChange for Inner<S> {
     fn commit_change(&self, vid: ViewId) {
         self.commit_change_wo(vid);
+    }
+
+    fn left_behind(&self) {
+        self.state.lock().left_behind = true;
+        self.recovery_cond.notify_all();
     }
 }
 

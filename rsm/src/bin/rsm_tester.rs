@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
     rsm_tester 21001 partition 1      it is connected again"
 )]
 struct Arguments {
-    /// The test port of the node, as [host:]port
+    /// The test port of the node: a port of this machine, or host:port
     node: String,
     #[command(subcommand)]
     what: What,
