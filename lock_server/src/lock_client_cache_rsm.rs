@@ -44,14 +44,15 @@ mod error;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rt::net::TcpStream;
 use rt::sync::{Condvar, Mutex, MutexGuard, Rank};
 use rt::thread::JoinHandle;
 use rt::time::{Instant, now};
-use yfs_rpc::{PollMgr, Server};
+use yfs_rpc::{PollMgr, Server, names};
 use yfs_rsm::{RsmClient, RsmClientError};
 
 use crate::cached_lock::{Answer, CachedLock, Next, Role, Then};
@@ -84,8 +85,9 @@ pub trait LockReleaseUser: Send + Sync + 'static {
 /// Settings of a client.
 #[derive(Clone)]
 pub struct LockClientOptions {
-    /// Where revoke and retry are served. Port 0 is any free one.
-    pub listen: SocketAddr,
+    /// Where revoke and retry are served. Port 0 is any free one. `None`: a free port at the address of this machine from
+    /// which the first seed is reached, which is 127.0.0.1 for a server of this machine.
+    pub listen: Option<SocketAddr>,
     /// The numeric `host:port` at which servers reach `listen`, if it isn't that: behind a gateway, or for 0.0.0.0.
     pub advertise: Option<String>,
     /// How long the service may stay silent until a call fails.
@@ -105,7 +107,7 @@ pub struct LockClientOptions {
 impl Default for LockClientOptions {
     fn default() -> Self {
         LockClientOptions {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: None,
             advertise: None,
             patience: Duration::from_secs(120),
             close_within: Duration::from_secs(5),
@@ -139,8 +141,9 @@ impl LockClient {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(seeds: &[String], options: LockClientOptions) -> Result<LockClient, ConnectError> {
-        let hints = Server::bind_on(&options.pollmgr, options.listen, options.rpc.clone())
-            .map_err(|error| ConnectError::Listen { at: options.listen, error })?;
+        let at = options.listen.unwrap_or_else(|| SocketAddr::new(route_to(seeds), 0));
+        let hints = Server::bind_on(&options.pollmgr, at, options.rpc.clone())
+            .map_err(|error| ConnectError::Listen { at, error })?;
         let id = reached_at(&options, hints.local_addr())?;
         let rsm_client = RsmClient::connect_on(&options.pollmgr, options.rpc.clone(), seeds, options.patience)?;
         let mut client = LockClient::with_service(&id, options, Box::new(rsm_client))?;
@@ -282,6 +285,13 @@ impl Drop for LockClient {
             hints.shutdown();
         }
     }
+}
+
+/// The address from which this machine reaches the first seed to which it has a way; nobody has to answer there.
+fn route_to(seeds: &[String]) -> IpAddr {
+    let route = |seed: &String| TcpStream::connect(names::resolve(seed).ok()?).ok()?.local_addr().ok();
+    let address = seeds.iter().find_map(route).map(|addr| addr.ip());
+    address.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// The name by which servers reach this client.

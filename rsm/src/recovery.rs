@@ -39,6 +39,8 @@ const TRANSFER_PAUSE: Duration = Duration::from_millis(20);
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a joiner's request waits for the members to be in sync.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+/// A larger state doesn't fit into an answer; a little below the longest PDU.
+const MAX_STATE_BYTES: usize = (10 << 20) - (64 << 10);
 /// A node that can't read the service's state tries again after this time.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
@@ -262,10 +264,19 @@ impl<S: StateMachine> Inner<S> {
                 another one: it is not added");
             return busy;
         }
+        if !listed && !self.state_fits() {
+            tracing::error!(node = %self.me, src = m, "joinreq: the state is too large to be transferred: nobody can join");
+            return busy;
+        }
         if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
             return busy;
         }
         if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }
+    }
+
+    /// Whether the state can be sent in one answer. A member that can't fetch it would be removed again, and come again.
+    fn state_fits(&self) -> bool {
+        self.state.lock().machine.state.marshal_state().len() <= MAX_STATE_BYTES
     }
 
     /// Whether `name` is a node of the lab; `None` if it doesn't answer.
