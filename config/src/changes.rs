@@ -44,9 +44,7 @@ impl Config {
             return Outcome::Old;
         }
         let Some(value) = next(&view).filter(|_| view.contains(&self.options.me)) else { return Outcome::Impossible };
-        let present = self.probe(FailureDetector::has_majority);
-        self.note_majority(present);
-        if !present {
+        if !self.check_majority() {
             return Outcome::NoMajority;
         }
         let outcome = self.proposer.run(last.next().0, &view, &value);
@@ -58,7 +56,8 @@ impl Config {
 
     /// Whether all members answer now. Blocks for at most a ping's time.
     pub fn all_answer(&self) -> bool {
-        self.probe(FailureDetector::has_all)
+        let asked = now();
+        self.probe(|detector, _| detector.has_all(asked))
     }
 
     /// Whether `enough` holds of the answers had lately, after asking everybody if need be.
@@ -79,6 +78,13 @@ impl Config {
             }
         }
         enough(&state.detector, now())
+    }
+
+    /// Whether a majority of the view answers now; tells operators if that has changed. Blocks for at most a ping's time.
+    pub(crate) fn check_majority(&self) -> bool {
+        let present = self.probe(FailureDetector::has_majority);
+        self.note_majority(present);
+        present
     }
 
     /// Tells the layer above if a majority was lost, or is back.

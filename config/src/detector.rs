@@ -27,8 +27,8 @@ use rt::time::Instant;
 use crate::Timing;
 use crate::roles::Standing;
 
-/// Why a member should go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a member should go. The dead go first: those who ask can vote until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// Its port refuses connections.
     Refused,
@@ -193,7 +193,16 @@ impl FailureDetector {
         if self.late {
             return None;
         }
-        self.peers.iter().find_map(|(name, peer)| Some((name.clone(), self.reason(peer, now)?)))
+        let suspects = self.peers.iter().filter_map(|(name, peer)| Some((self.reason(peer, now)?, name)));
+        suspects.min().map(|(reason, name)| (name.clone(), reason))
+    }
+
+    /// Whether the view without `gone` would have a majority that has answered after `since`: else the next death, or the
+    /// one that is just being noticed, would leave it stuck (two of three die, and the one that comes back asks to be
+    /// removed first).
+    pub fn leaves_majority(&self, gone: &str, since: Instant) -> bool {
+        let others = self.peers.iter().filter(|(name, peer)| *name != gone && peer.answered >= Some(since)).count();
+        self.members > 1 && others + 1 > (self.members - 1) / 2
     }
 
     /// Why this member should go, if it should.
@@ -227,9 +236,9 @@ impl FailureDetector {
         self.members > 0 && answered + 1 > self.members / 2
     }
 
-    /// Whether all members have answered lately.
-    pub fn has_all(&self, now: Instant) -> bool {
-        self.members > 0 && self.peers.values().all(|peer| self.is_recent(peer, now))
+    /// Whether all members have answered after `since`.
+    pub fn has_all(&self, since: Instant) -> bool {
+        self.members > 0 && self.peers.values().all(|peer| peer.answered >= Some(since))
     }
 
     /// How a member stands.

@@ -92,7 +92,15 @@ impl Heartbeater {
             let place = state.detector.place(&name);
             ((name, reason), state.views.vid(), place)
         };
-        if !self.may_propose(config, vid) || !config.queue_up(&suspect, vid, place) {
+        if !self.may_propose(config, vid) {
+            return;
+        }
+        let asked = now();
+        if !config.probe(|detector, _| detector.leaves_majority(&suspect.0, asked)) {
+            config.check_majority();
+            return self.note(config, &Outcome::NoMajority);
+        }
+        if !config.queue_up(&suspect, vid, place) {
             return;
         }
         let (name, reason) = suspect;

@@ -45,12 +45,15 @@ impl Config {
     }
 
     /// The layer above needs a new view with the same members after view `vid`: the heartbeater proposes it.
-    pub fn request_same(&self, vid: ViewId) {
+    /// True if nobody had asked for it.
+    pub fn request_same(&self, vid: ViewId) -> bool {
         let mut state = self.state.lock();
-        if state.views.vid() == vid {
+        let news = state.views.vid() == vid && state.same_wanted != Some(vid);
+        if news {
             state.same_wanted = Some(vid);
             state.kicked = true;
             self.changed.notify_all();
         }
+        news
     }
 }

@@ -68,7 +68,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { locks: 1 << 24, waiting: 1 << 20, idle: 1 << 20 }
+        Limits { locks: 1 << 24, waiting: 1 << 20, idle: 100_000 }
     }
 }
 

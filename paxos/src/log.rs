@@ -174,7 +174,10 @@ impl Scan {
         for line in bytes.split_inclusive(|b| *b == b'\n') {
             let damage = |what: &str| Damage { offset, what: what.to_owned() };
             let Some(whole) = line.strip_suffix(b"\n") else {
-                if !Record::may_begin(line) {
+                // After a power cut some file systems show bytes that were appended and not synced as zeros.
+                let zeros = line.iter().rev().take_while(|byte| **byte == 0).count();
+                let torn = line.get(..line.len() - zeros).unwrap_or_default();
+                if !torn.is_empty() && !Record::may_begin(torn) {
                     return Err(damage("no record begins like this"));
                 }
                 break;

@@ -124,12 +124,25 @@ fn h05_any_other_byte_is_an_error_or_no_difference_never_another_log() {
 }
 
 #[test]
+fn h05_a_tail_of_zeros_is_dropped() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    for torn in ["\0\0\0\0", "done 2 410\0\0", "\0"] {
+        write(&path, format!("done 1 41000\n{torn}").as_bytes());
+        let (log, _) = open(&path).unwrap();
+        assert_eq!(log.dump(), "done 1 41000\n", "{torn:?}");
+        drop(log);
+        assert_eq!(read(&path), b"done 1 41000\n", "{torn:?}");
+    }
+}
+
+#[test]
 fn h05_damage_is_told_with_file_and_byte() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     for (text, offset) in [
         ("done 1 41000\ncrc 00000000\ndone 2 41000 \n", 0),
-        ("done 1 41000\n\0\0\0\0", 13),
+        ("done 1 41000\n\0\0\0\0\n", 13),
         ("done 1 41000\nnonsense\ndone 2 41000 \n", 13),
         ("done 1 41000\ndone 3 41000 42000 \n", 13),
         ("done 1 41000\ndone 1 41000\n", 13),

@@ -225,6 +225,11 @@ impl Connection {
         self.pollmgr.again(self.token);
     }
 
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     /// Ends the connection; the owner's `closed` follows on the poll thread.
     pub(crate) fn close(&self, why: &str) {
         self.fail(&mut self.writing.lock(), io::Error::other(why.to_owned()));

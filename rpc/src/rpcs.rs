@@ -515,7 +515,13 @@ impl Inner {
         };
         let pool = self.pool(workers);
         let args = args.to_vec();
-        pool.add(args.len(), move || (entry.run)(&args, pending));
+        let asker = Arc::downgrade(connection);
+        pool.add(args.len(), move || {
+            // Joins take seconds: those of peers that have gone must not keep others waiting.
+            if workers != Workers::Joins || asker.upgrade().is_some_and(|asker| !asker.is_closed()) {
+                (entry.run)(&args, pending);
+            }
+        });
         let connection = connection.clone();
         if pool.wait_for_room(move || connection.resume()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

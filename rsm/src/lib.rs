@@ -6,6 +6,7 @@
 //! Layers: this crate is in charge of replication, yfs-config of the sequence of views, yfs-paxos of agreement on it.
 
 mod foreign;
+mod joiners;
 pub mod protocol;
 mod recovery;
 pub mod replica;

@@ -12,12 +12,14 @@
 //! 2. A joiner is added when all members are in sync, one at a time, so at most the last member holds no state.
 //! 3. A state that can't be read leaves the node out of sync; and nobody is handed one that it couldn't read (foreign.rs).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rt::sync::{Mutex, Rank};
 use rt::time::{Instant, now};
 use yfs_config::{Standing, ViewId};
+use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Procedure};
 
@@ -237,17 +239,27 @@ impl<S: StateMachine> Inner<S> {
     /// Handler: adds `m` to the view, and answers with the Paxos log (lab: `joinreq`).
     pub(crate) fn joinreq(&self, m: &str, last: Viewstamp) -> (RsmStatus, Bytes) {
         let busy = (RsmStatus::BUSY, Bytes::default());
-        tracing::info!(node = %self.me, src = m, %last, "joinreq");
-        if m == self.me || yfs_rpc::names::address(m).is_err() {
+        // Nothing is logged of strangers' names before they are known to be some.
+        let Ok(addr) = yfs_rpc::names::resolve(m) else { return (RsmStatus::ERR, Bytes::default()) };
+        if self.is_other_name_of_a_member(m, addr) {
+            tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
             return (RsmStatus::ERR, Bytes::default());
         }
-        if !self.answers(m) {
-            tracing::warn!(node = %self.me, src = m, "joinreq: nobody answers at the name that wants to join");
+        if self.state.lock().joiners.is_kept_away(m, now()) {
             return busy;
         }
+        let Some(asks_removal) = self.answers(m) else {
+            tracing::debug!(node = %self.me, src = m, "joinreq: no node answers at the name that wants to join");
+            return busy;
+        };
+        tracing::info!(node = %self.me, src = m, %last, "joinreq");
         let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
         if !self.cfg.all_answer() {
             // With a member dead and not yet removed, one more dead joiner could cost the majority.
+            return busy;
+        }
+        if proven && !asks_removal {
+            tracing::warn!(node = %self.me, src = m, "joinreq in the name of a member that is well");
             return busy;
         }
         if proven {
@@ -286,14 +298,30 @@ impl<S: StateMachine> Inner<S> {
         Some(!client.is_ours())
     }
 
-    /// Whether a server answers at a joiner's name. One that nobody could reach must not become a member.
-    fn answers(&self, m: &str) -> bool {
-        let answers = self.handles.client(m).is_ok_and(|client| client.bind(MEMBERS_TIMEOUT).is_ok());
-        if !answers && !self.cfg.ismember(m, self.cfg.vid()) {
+    /// Whether a node answers at a joiner's name, and whether it asks to be removed, or may: a lab node can't say so. One
+    /// that nobody can reach must not become a member.
+    fn answers(&self, m: &str) -> Option<bool> {
+        let vid = self.cfg.vid();
+        let answer = self.handles.client(m).ok().and_then(|client| {
+            let answer = client.call(HEARTBEAT, (self.me.clone(), vid.0), MEMBERS_TIMEOUT).ok();
+            answer.map(|(status, theirs)| {
+                // One without any view has lost its log.
+                let asks = status != PaxosStatus::OK as i32 && [0, vid.0].contains(&theirs.cast_unsigned());
+                asks || !client.is_ours()
+            })
+        });
+        if answer.is_none() && !self.cfg.ismember(m, vid) {
             // Strangers' names must not pile up.
             self.handles.forget(m);
         }
-        answers
+        answer
+    }
+
+    /// Whether `m` is not a member's name, but its address: a node that is a member twice would count twice.
+    fn is_other_name_of_a_member(&self, m: &str, addr: SocketAddr) -> bool {
+        let members = self.state.lock().replica.members().to_vec();
+        let same = |name: &String| yfs_rpc::names::resolve(name).is_ok_and(|other| other == addr);
+        m == self.me || addr == self.rsmrpc.local_addr() || members.iter().any(|name| name != m && same(name))
     }
 
     /// Waits until this node is the primary of a view in which all are in sync (invariant 2), or `m` is a member that
@@ -365,6 +393,7 @@ impl<S: StateMachine> Inner<S> {
     fn remove_laggards(&self, laggards: &[String]) {
         for name in laggards {
             tracing::warn!(node = %self.me, peer = %name, "a member doesn't come into sync: it is removed");
+            self.state.lock().joiners.failed(name, now());
             if self.cfg.remove(name).is_decided() {
                 return;
             }
@@ -474,6 +503,9 @@ impl<S: StateMachine> Inner<S> {
         let busy = (RsmStatus::BUSY, TransferRes::default());
         {
             let state = self.state.lock();
+            if !state.replica.members().iter().any(|member| member == src) {
+                return (RsmStatus::ERR, TransferRes::default());
+            }
             if !state.replica.may_transfer(vid) {
                 return busy;
             }

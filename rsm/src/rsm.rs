@@ -25,6 +25,7 @@ use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
 use crate::foreign::Foreign;
+use crate::joiners::Joiners;
 use crate::protocol::{
     CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, Viewstamp,
 };
@@ -134,6 +135,7 @@ pub(crate) struct State<S> {
     /// The answer to the last request executed as the primary.
     answer: Option<(Viewstamp, Bytes)>,
     pub(crate) foreign: Foreign,
+    pub(crate) joiners: Joiners,
     /// Lab members are several views ahead.
     pub(crate) left_behind: bool,
     pub(crate) stopping: bool,
@@ -155,7 +157,7 @@ pub(crate) struct Inner<S: StateMachine> {
     node: Node,
     pub(crate) cfg: Arc<Config>,
     pub(crate) handles: Handles,
-    rsmrpc: Server,
+    pub(crate) rsmrpc: Server,
     switches: Arc<Switches>,
     invoke_turn: Mutex<()>,
     pub(crate) state: Mutex<State<S>>,
@@ -202,6 +204,7 @@ impl<S: StateMachine> Rsm<S> {
             request: None,
             answer: None,
             foreign: Foreign::default(),
+            joiners: Joiners::default(),
             left_behind: false,
             stopping: false,
         };
@@ -469,10 +472,8 @@ impl<S: StateMachine> Inner<S> {
                 Duration::ZERO
             }
         };
-        if refused_for > REFUSAL_PATIENCE {
-            let vid = ViewId(vs.vid);
+        if refused_for > REFUSAL_PATIENCE && self.cfg.request_same(ViewId(vs.vid)) {
             tracing::warn!(node = %self.me, peer = backup, %vs, "a backup refuses a request: a new view re-syncs it");
-            self.cfg.request_same(vid);
         }
         let (weak, name) = (Arc::downgrade(self), backup.to_owned());
         self.options.pollmgr.run_at(now() + INVOKE_AGAIN, move || {

@@ -208,3 +208,22 @@ fn a_joiner_that_nobody_can_reach_is_not_admitted() {
     assert_eq!(cluster.node(0).view().0, 2);
     assert_eq!(append(&cluster.client(), 1), 1);
 }
+
+/// The one that comes back asks to be removed, and must not be before the dead one is: then nobody could form a view.
+#[test]
+fn two_of_three_die_and_one_comes_back() {
+    for (survivor, dead, back) in [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)] {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client();
+        append(&client, 1);
+        cluster.wait_for_equal_states(&[0, 1, 2]);
+        cluster.kill(dead);
+        cluster.kill(back);
+        cluster.restart(back);
+        cluster.wait_for_members(&[survivor, back]);
+        append(&client, 2);
+        assert_eq!(cluster.wait_for_equal_states(&[survivor, back]), [1, 2], "{survivor} {dead} {back}");
+        cluster.restart(dead);
+        cluster.wait_for_members(&[0, 1, 2]);
+    }
+}

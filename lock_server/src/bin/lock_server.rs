@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +123,7 @@ fn serve(_server: &LockServer) -> ! {
 }
 
 fn fail(reason: &str) -> ! {
-    eprintln!("lock_server: {reason}");
+    // Not eprintln: it panics if nobody can be told.
+    let _ = writeln!(std::io::stderr(), "lock_server: {reason}");
     rt::process::exit(FAILED)
 }

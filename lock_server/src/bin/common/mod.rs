@@ -27,7 +27,13 @@ impl Common {
     /// Starts logging and raises the limit of open files. To be called once, first.
     pub(crate) fn set_up(&self, default: LevelFilter) {
         let level = self.log.unwrap_or(default);
-        tracing_subscriber::fmt().with_max_level(level).with_target(false).with_ansi(false).init();
+        // A log that can't be written (its disk is full, its reader gone) is no reason to stop serving.
+        tracing_subscriber::fmt()
+            .log_internal_errors(false)
+            .with_max_level(level)
+            .with_target(false)
+            .with_ansi(false)
+            .init();
         let limit = rt::process::raise_file_limit();
         tracing::debug!(limit, "open files");
     }
