@@ -175,6 +175,7 @@ my $back_after = now() - $restarted;
 await('the end of lock_tester', $timeout, sub { defined ended($lock_tester) });
 my ($last_line) = (tail('lock_tester.log', 1), '');
 chomp $last_line;
+$last_line =~ s{^\S*/}{};
 event('lock_tester', "ended: $last_line");
 fail('lock_tester has not passed') if $last_line !~ /passed all tests successfully/;
 is_last_view_of_all(@port) or fail('the last view should hold all three nodes');
