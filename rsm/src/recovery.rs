@@ -503,10 +503,9 @@ impl<S: StateMachine> Inner<S> {
         let busy = (RsmStatus::BUSY, TransferRes::default());
         {
             let state = self.state.lock();
-            if !state.replica.members().iter().any(|member| member == src) {
-                return (RsmStatus::ERR, TransferRes::default());
-            }
-            if !state.replica.may_transfer(vid) {
+            // Strangers get nothing, and aren't worth a line in the log.
+            let member = state.replica.members().iter().any(|member| member == src);
+            if !member || !state.replica.may_transfer(vid) {
                 return busy;
             }
             if last != state.replica.last_myvs() {
