@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) wants_out: bool,
     /// This node may propose the removal of others.
     pub(crate) may_remove: bool,
+    /// Until then lab nodes aren't pinged: they are several views ahead.
+    pub(crate) lab_rests_until: Option<Instant>,
     /// A view with the same members is wanted after this one.
     pub(crate) same_wanted: Option<ViewId>,
     /// While this node knows no view: who spoke of which.
@@ -113,6 +115,7 @@ impl Config {
             behind_since: None,
             wants_out: false,
             may_remove: true,
+            lab_rests_until: None,
             same_wanted: None,
             heard: None,
             majority: true,
@@ -313,6 +316,7 @@ impl PaxosChange for Config {
             let time = now();
             state.changed = time;
             state.behind_since = None;
+            state.lab_rests_until = None;
             state.wants_out &= value.contains(&self.options.me);
             state.detector.view_changed(value.members(), time);
             state.kicked = true;

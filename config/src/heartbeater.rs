@@ -19,6 +19,9 @@ use crate::config::Config;
 use crate::detector::{Pong, Reason};
 use crate::view::ViewId;
 
+/// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
+/// node that finds itself there leaves the lab's alone for so long, or until it learns a view.
+const LAB_REST: Duration = Duration::from_secs(3);
 /// Another's round is waited for so long.
 const OTHERS_ROUND: Duration = Duration::from_millis(300);
 
@@ -162,8 +165,12 @@ impl Config {
 
     /// Sends one ping; its answer goes to the detector.
     pub(crate) fn doheartbeat(&self, peer: &str) {
+        let lab = !self.is_ours(peer);
         let vid = {
             let mut state = self.state.lock();
+            if lab && state.lab_rests_until.is_some_and(|until| now() < until) {
+                return;
+            }
             state.detector.pinged(peer, now());
             state.views.vid()
         };
@@ -200,6 +207,9 @@ impl Config {
                         Pong::Well
                     };
                     state.detector.answered(peer, pong, now());
+                    if !ours && theirs > mine.next() {
+                        state.lab_rests_until = Some(now() + LAB_REST);
+                    }
                     if theirs > mine && pong == Pong::Well {
                         self.follow(&mut state, peer, theirs);
                     }
