@@ -28,8 +28,10 @@
 //! - It can't see what doesn't come through rt: a loop that spins on an atomic or on `try_lock` never switches, and
 //!   entered spans of tracing are thread-locals too, so a span may not be held across a blocking call.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::fmt::Debug;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -42,6 +44,11 @@ pub use crate::objects::*;
 use crate::sync::ranks;
 use crate::thread::{self, Node};
 use crate::time::Instant;
+
+/// Something that [`crate::probe::observe`] reports: to be printed, or cast to the type that it is.
+pub trait Event: Any + Debug {}
+
+impl<E: Any + Debug> Event for E {}
 
 /// What takes the operating system's place.
 pub trait Backend {
@@ -71,6 +78,14 @@ pub trait Backend {
 
     /// Ends the caller's node: none of its threads runs again.
     fn exit(&self, status: i32) -> !;
+
+    /// As [`crate::probe::observe`]. Never switches.
+    fn observe(&self, _event: &dyn Event) {}
+
+    /// As [`crate::probe::weakened`]. Never switches.
+    fn is_weakened(&self, _name: &str) -> bool {
+        false
+    }
 
     /// How many files and sockets the caller's node may have open.
     fn file_limit(&self) -> u64;

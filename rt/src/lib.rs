@@ -22,6 +22,7 @@ pub mod backend;
 pub mod fs;
 pub mod net;
 mod objects;
+pub mod probe;
 pub mod process;
 pub mod random;
 pub mod sync;
