@@ -44,7 +44,7 @@ impl Config {
             return Outcome::Old;
         }
         let Some(value) = next(&view).filter(|_| view.contains(&self.options.me)) else { return Outcome::Impossible };
-        if !self.check_majority() {
+        if !self.check_majority() && !rt::probe::weakened("L2-numbers-crawl") {
             return Outcome::NoMajority;
         }
         let outcome = self.proposer.run(last.next().0, &view, &value);

@@ -273,8 +273,12 @@ impl Config {
     /// Handler: a member says in which view it is (invariant 3).
     fn heartbeat(&self, m: &str, vid: ViewId) -> (PaxosStatus, i32) {
         let patience = self.options.timing.mismatch;
+        while rt::probe::weakened("H13-heartbeat-waits") && self.proposer.isrunning() {
+            rt::time::sleep(self.options.timing.tick);
+        }
         let mut state = self.state.lock();
         let mine = state.views.vid();
+        assert!(vid <= mine.next() || !rt::probe::weakened("H16-heartbeat-stops"), "a heartbeat from views ahead");
         let trusted = state.views.is_member(m);
         if mine == ViewId(0) && vid > mine && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rt::time::Instant;
+use yfs_paxos::value::majority_of;
 
 use crate::Timing;
 use crate::roles::Standing;
@@ -202,7 +203,8 @@ impl FailureDetector {
     /// removed first).
     pub fn leaves_majority(&self, gone: &str, since: Instant) -> bool {
         let others = self.peers.iter().filter(|(name, peer)| *name != gone && peer.answered >= Some(since)).count();
-        self.members > 1 && others + 1 > (self.members - 1) / 2
+        let enough = others + 1 >= majority_of(self.members.saturating_sub(1));
+        self.members > 1 && (enough || rt::probe::weakened("mutant-removal-unguarded"))
     }
 
     /// Why this member should go, if it should.
@@ -227,13 +229,14 @@ impl FailureDetector {
                 return Some(Reason::Silent);
             }
         }
-        peer.behind_since.filter(|since| now - *since >= self.timing.mismatch).map(|_| Reason::Behind)
+        let patience = if rt::probe::weakened("L1-behind-is-dead") { Duration::ZERO } else { self.timing.mismatch };
+        peer.behind_since.filter(|since| now - *since >= patience).map(|_| Reason::Behind)
     }
 
     /// Whether a majority, this node among them, has answered lately.
     pub fn has_majority(&self, now: Instant) -> bool {
         let answered = self.peers.values().filter(|peer| self.is_recent(peer, now)).count();
-        self.members > 0 && answered + 1 > self.members / 2
+        self.members > 0 && answered + 1 >= majority_of(self.members)
     }
 
     /// Whether all members have answered after `since`.

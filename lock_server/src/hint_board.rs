@@ -183,6 +183,9 @@ impl Board {
                 self.to_client.remove(&message.to.client);
             }
         }
+        if message.kind == Kind::Revoke && rt::probe::weakened("mutant-revoke-sent-once") {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(&message.entry) else { return };
         if entry.last_call && (delivered || entry.rounds + 1 >= LAST_CALLS) {
             self.entries.remove(&message.entry);

@@ -187,13 +187,17 @@ impl LockTable {
         let record = entry.records.get(client).copied();
         match record {
             Some(record) if xid < record.xid => return Status::RpcErr,
-            Some(record) if xid == record.xid => return record.place.answer(),
+            Some(record) if xid == record.xid && !rt::probe::weakened("mutant-acquire-runs-again") => {
+                return record.place.answer();
+            }
             _ => {}
         }
         let waits = matches!(record, Some(Record { place: Place::Waiting { .. }, .. }));
         let newcomer_defers = !waits && !entry.deferred;
         match &entry.owner {
-            Some(owner) if owner == client => self.grant(lock, client, xid),
+            Some(owner) if owner == client && !rt::probe::weakened("mutant-acquire-runs-again") => {
+                self.grant(lock, client, xid)
+            }
             Some(_) => self.enqueue(lock, client, xid),
             None if !entry.queue.is_empty() && newcomer_defers => self.enqueue(lock, client, xid),
             None => self.grant(lock, client, xid),
@@ -204,8 +208,11 @@ impl LockTable {
     pub fn release(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
         let Some(entry) = self.locks.get_mut(&lock) else { return Status::NoEnt };
         let Some(record) = entry.records.get(client).copied() else { return Status::NoEnt };
-        if xid < record.xid {
+        if xid < record.xid && !rt::probe::weakened("mutant-release-of-any-xid") {
             return Status::RpcErr;
+        }
+        if rt::probe::weakened("mutant-release-by-anybody") {
+            entry.owner = None;
         }
         match record.place {
             Place::Owner => {

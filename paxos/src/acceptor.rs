@@ -21,10 +21,12 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::Mutex;
 use rt::time::Instant;
 use yfs_rpc::{Server, Workers};
 
+use crate::events::Event;
 use crate::log::{self, Log, LogError};
 use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
 use crate::record::{Record, RestoreError};
@@ -73,6 +75,11 @@ impl Acceptor {
     /// When the log can't be used.
     pub fn open(dir: &Path, me: &str, on_fatal: OnFatal) -> Result<Arc<Self>, LogError> {
         let (log, paxos) = Log::open(&dir.join(log::file_name(me)), me)?;
+        observe(|| Event::Restored {
+            values: paxos.views().iter().map(|(instance, value)| (*instance, value.clone())).collect(),
+            promised: paxos.promised().cloned(),
+            accepted: paxos.accepted().cloned(),
+        });
         let due = VecDeque::new();
         let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
         Ok(Arc::new(Acceptor { me: me.to_owned(), on_fatal, state: Mutex::new(ranks::STATE, inner) }))
@@ -280,6 +287,7 @@ impl Acceptor {
             return Err(error);
         }
         for record in records {
+            observe(|| event(inner.paxos.instance().saturating_add(1), record));
             if let Record::Done(instance, value) = record {
                 tracing::info!(node = %self.me, instance, value = %value, "decide");
                 inner.due.push_back((*instance, value.clone()));
@@ -308,7 +316,7 @@ impl Acceptor {
         loop {
             let (change, instance, value) = {
                 let mut inner = self.state.lock();
-                if inner.telling {
+                if inner.telling && !rt::probe::weakened("H28-two-tell-at-once") {
                     return;
                 }
                 let Some((instance, value)) = inner.due.pop_front() else { return };
@@ -320,6 +328,15 @@ impl Acceptor {
             }
             self.state.lock().telling = false;
         }
+    }
+}
+
+/// What a simulator is told of a record that was written while `next` was the next instance.
+fn event(next: Instance, record: &Record) -> Event {
+    match record.clone() {
+        Record::PropSeen(n) => Event::Promised { instance: next, n },
+        Record::Accepted(n, value) => Event::Accepted { instance: next, n, value },
+        Record::Done(instance, value) => Event::Committed { instance, value },
     }
 }
 

@@ -78,6 +78,7 @@ impl Ballot {
             (false, value) if res.accept => {
                 self.promised.insert(from.to_owned());
                 if let Some(value) = value
+                    && !rt::probe::weakened("mutant-nothing-inherited")
                     && self.inherited.as_ref().is_none_or(|(n, _)| *n < res.n_a)
                 {
                     self.inherited = Some((res.n_a, value));
@@ -96,7 +97,11 @@ impl Ballot {
             return;
         }
         match answer {
-            Ok((status, true)) if status == PaxosStatus::OK as i32 => drop(self.accepted.insert(from.to_owned())),
+            Ok((status, yes))
+                if status == PaxosStatus::OK as i32 && (yes || rt::probe::weakened("mutant-any-answer-accepts")) =>
+            {
+                self.accepted.insert(from.to_owned());
+            }
             answer => {
                 self.outvoted |= answer.is_ok();
                 self.lost.insert(from.to_owned());
@@ -122,7 +127,8 @@ impl Ballot {
 
     /// A majority has accepted: the value is chosen.
     pub fn is_chosen(&self) -> bool {
-        self.accepted.len() >= self.view.majority()
+        let twice = usize::from(rt::probe::weakened("mutant-own-vote-twice"));
+        self.accepted.len() + twice >= self.view.majority()
     }
 
     /// So many are lost that this step can't get a majority any more.

@@ -14,12 +14,14 @@
 //! | [`record`], [`log`] | the log's text, the log's file | log.cc |
 //! | [`acceptor`] | handlers, disk, upcalls | class acceptor |
 //! | [`proposer`] | prepare, accept, decide | class proposer |
+//! | [`events`] | what a simulator is told | |
 //!
 //! Locks: see [`ranks`].
 
 pub mod acceptor;
 pub mod ballot;
 mod calls;
+pub mod events;
 pub mod log;
 pub mod proposer;
 pub mod protocol;

@@ -165,7 +165,8 @@ impl Proposer {
         }
         let seen = promised.max(turn.n);
         let least = seen.checked_add(1)?;
-        turn.n = if turn.rejected { least.max(seen.saturating_add(seen.min(MAX_STEP))) } else { least };
+        let doubled = turn.rejected && !rt::probe::weakened("L2-numbers-crawl");
+        turn.n = if doubled { least.max(seen.saturating_add(seen.min(MAX_STEP))) } else { least };
         Some(turn.n)
     }
 

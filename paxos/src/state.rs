@@ -115,12 +115,18 @@ impl AcceptorState {
         (instance != 0).then(|| instance.cmp(&next))
     }
 
+    /// As [`AcceptorState::place`], for a vote.
+    fn place_of_vote(&self, instance: Instance) -> Option<std::cmp::Ordering> {
+        let place = self.place(instance)?;
+        Some(if rt::probe::weakened("S7-votes-ahead") { place.min(std::cmp::Ordering::Equal) } else { place })
+    }
+
     /// Answers [`crate::protocol::PREPAREREQ`].
     #[doc(alias = "preparereq")]
     pub fn prepare(&mut self, src: &str, arg: &PrepareArg) -> Step<PrepareRes> {
         use std::cmp::Ordering::{Equal, Greater, Less};
         let nothing = PrepareRes { n_a: ProposalNumber { n: 0, node: self.me.clone() }, ..PrepareRes::default() };
-        match self.place(arg.instance) {
+        match self.place_of_vote(arg.instance) {
             Some(Less) => match self.views.get(&arg.instance) {
                 Some(value) => Step::ok(PrepareRes { oldinstance: true, v_a: value.as_str().to_owned(), ..nothing }),
                 None => Step::refuse(nothing),
@@ -143,14 +149,19 @@ impl AcceptorState {
         }
     }
 
+    fn has_promised_above(&self, n: &ProposalNumber) -> bool {
+        let promised = self.promised.as_ref().filter(|_| !rt::probe::weakened("mutant-promise-unchecked"));
+        promised.is_some_and(|promised| n < promised)
+    }
+
     /// Answers [`crate::protocol::ACCEPTREQ`].
     #[doc(alias = "acceptreq")]
     pub fn accept(&mut self, src: &str, arg: &AcceptArg) -> Step<bool> {
         use std::cmp::Ordering::{Equal, Greater, Less};
-        match self.place(arg.instance) {
+        match self.place_of_vote(arg.instance) {
             Some(Less) => Step::ok(false),
             Some(Equal) if !self.is_in_last_view(src) || arg.n.node != src || arg.n.n == 0 => Step::refuse(false),
-            Some(Equal) if self.promised.as_ref().is_some_and(|promised| arg.n < *promised) => Step::ok(false),
+            Some(Equal) if self.has_promised_above(&arg.n) => Step::ok(false),
             Some(Equal) => {
                 let Some(value) = self.next_value(&arg.v) else { return Step::refuse(false) };
                 // Asked again: it's on the disk already. A number stands for one value.
@@ -181,7 +192,10 @@ impl AcceptorState {
                 Some(record) => Step { record: Some(record), ..Step::ok(0) },
                 None => Step::refuse(0),
             },
-            Some(Greater) => Step { behind: self.is_news(src), ..Step::refuse(0) },
+            Some(Greater) => {
+                assert!(!rt::probe::weakened("H16-decide-stops"), "a decide after a gap");
+                Step { behind: self.is_news(src), ..Step::refuse(0) }
+            }
             Some(Equal) | None => Step::refuse(0),
         }
     }
@@ -201,7 +215,8 @@ impl AcceptorState {
     /// The value that `text` is, if it may be that of the next instance.
     fn next_value(&self, text: &str) -> Option<Value> {
         let value = Value::parse(text).ok()?;
-        self.last_view().is_none_or(|last| value.may_follow(last)).then_some(value)
+        let may_follow = |last: &Value| value.may_follow(last) || rt::probe::weakened("S7-votes-ahead");
+        self.last_view().is_none_or(may_follow).then_some(value)
     }
 
     fn commit(&mut self, instance: Instance, value: Value) {
@@ -244,6 +259,9 @@ impl AcceptorState {
                 }
             }
         }
+        if rt::probe::weakened("H27-join-forgets-promises") {
+            (after.promised, after.accepted) = (None, None);
+        }
         *self = after;
         Ok(missing)
     }
@@ -255,6 +273,8 @@ impl AcceptorState {
     #[doc(alias = "logread")]
     pub fn replay(&mut self, record: Record) -> Result<(), String> {
         match record {
+            Record::PropSeen(_) if rt::probe::weakened("mutant-promise-not-read") => {}
+            Record::Accepted(..) if rt::probe::weakened("mutant-vote-not-read") => {}
             Record::PropSeen(n) => self.promised = self.promised.take().max(Some(n)),
             Record::Accepted(n, value) => {
                 self.promised = self.promised.take().max(Some(n.clone()));

@@ -55,6 +55,11 @@ pub fn check_name(name: &str) -> Result<(), ValueError> {
     }
 }
 
+/// How many of so many members are a majority.
+pub fn majority_of(members: usize) -> usize {
+    if rt::probe::weakened("mutant-majority-is-half") { members.div_ceil(2) } else { members / 2 + 1 }
+}
+
 impl Value {
     /// The value with these members.
     ///
@@ -129,7 +134,7 @@ impl Value {
 
     /// How many votes are a majority of the members.
     pub fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+        majority_of(self.members.len())
     }
 
     /// Whether two values name the same members in the same order. (Their texts may differ by the last blank.)

@@ -9,6 +9,7 @@
 
 mod connection;
 mod error;
+pub mod events;
 mod handle;
 mod listener;
 pub mod marshall;

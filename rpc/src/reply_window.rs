@@ -38,6 +38,7 @@
 //! Deviations from the lab: it takes a client nonce without an entry for a new client, and keeps every entry forever.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::pdu::{ClientNonce, Xid};
@@ -62,7 +63,7 @@ pub enum Verdict {
 }
 
 /// The bounds. Each says what happens there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// What the replies of one client may hold. Beyond it, its earliest completed replies are dropped; the
     /// last one is kept whatever its size, so one reply of the longest PDU's size may come on top.
@@ -100,6 +101,38 @@ impl Default for Limits {
             clients_per_connection: 4,
             connections_per_client: 4,
         }
+    }
+}
+
+/// How much is remembered, of one client and in all, and the bounds on it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// The client's replies.
+    pub replies: usize,
+    /// What they hold.
+    pub reply_bytes: usize,
+    /// The client's requests in progress.
+    pub in_progress: usize,
+    /// The ranges of numbers that the client has left out.
+    pub gaps: usize,
+    /// The connections that the client is on.
+    pub connections: usize,
+    /// The most clients on one of these.
+    pub sharing: usize,
+    /// All clients.
+    pub clients: usize,
+    /// What the replies and gaps of all clients hold.
+    pub held: usize,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Sizes {
+    /// Without the bounds: they are always the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sizes { replies, reply_bytes, in_progress, gaps, connections, sharing, clients, held, limits: _ } = self;
+        write!(f, "client: {replies} replies of {reply_bytes}, {in_progress} in progress, {gaps} gaps, ")?;
+        write!(f, "{connections} connections of {sharing}; all: {clients} clients, {held}")
     }
 }
 
@@ -214,6 +247,7 @@ impl ReplyWindow {
 
     fn verdict(&mut self, number: i64) -> Verdict {
         match self.slots.get(&number) {
+            Some(Slot::InProgress) if rt::probe::weakened("mutant-copy-runs") => return Verdict::New,
             Some(Slot::InProgress) => return Verdict::InProgress,
             Some(Slot::Done(reply)) => return Verdict::Done(reply.clone()),
             None => {}
@@ -388,7 +422,8 @@ impl ReplyWindows {
         if nonce == ClientNonce(0) {
             return Verdict::New;
         }
-        if !self.attach(nonce, connection) {
+        let lab = rt::probe::weakened("H19-unknown-is-new");
+        if !self.attach(nonce, connection) && !(lab && self.bind(nonce, connection)) {
             return Verdict::Forgotten;
         }
         let Some(client) = self.clients.get_mut(&nonce) else { return Verdict::Forgotten };
@@ -420,6 +455,10 @@ impl ReplyWindows {
     pub fn disconnected(&mut self, connection: u64) {
         for nonce in self.connections.remove(&connection).unwrap_or_default() {
             self.forget_connection(nonce, connection);
+            // Right, as long as what is unknown isn't new.
+            if rt::probe::weakened("H19-unknown-is-new") && self.clients.get(&nonce).is_some_and(Client::is_gone) {
+                self.drop_client(nonce);
+            }
         }
     }
 
@@ -436,6 +475,22 @@ impl ReplyWindows {
     /// How many bytes the replies and gaps of all clients hold.
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// How much is remembered of a client and in all.
+    pub fn sizes(&self, nonce: ClientNonce) -> Sizes {
+        let all = Sizes { clients: self.clients.len(), held: self.held, limits: self.limits, ..Sizes::default() };
+        let Some(Client { window, connections, .. }) = self.clients.get(&nonce) else { return all };
+        let sharing = connections.iter().filter_map(|connection| Some(self.connections.get(connection)?.len())).max();
+        Sizes {
+            replies: window.done(),
+            reply_bytes: window.reply_bytes,
+            in_progress: window.in_progress,
+            gaps: window.gaps.len(),
+            connections: connections.len(),
+            sharing: sharing.unwrap_or(0),
+            ..all
+        }
     }
 
     /// Notes that a client is on a connection. False if it is unknown, or there is no room on the connection.

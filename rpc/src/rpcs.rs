@@ -26,12 +26,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rt::net::{TcpPort, TcpStream};
+use rt::probe::observe;
 use rt::sync::{Mutex, Rank};
 use rt::thread::Node;
 use rt::time::now;
 
 use crate::CallError;
 use crate::connection::{Budget, Connection, Owner};
+use crate::events::Event;
 use crate::listener::Listener;
 use crate::marshall::{Marshal, Unmarshal, decode, encode};
 use crate::options::{BIND, HELLO, Options};
@@ -97,6 +99,13 @@ struct State {
     counted: u32,
     port: Option<TcpPort>,
     listener: Option<Arc<Listener>>,
+}
+
+impl State {
+    /// Tells a simulator of the windows, after what a client did.
+    fn report_sizes(&self, client: ClientNonce) {
+        observe(|| Event::Windows(self.windows.sizes(client)));
+    }
 }
 
 pub(crate) struct Inner {
@@ -408,6 +417,7 @@ impl Inner {
         let connection = {
             let mut state = self.state.lock();
             let id = if nonce.0 == 0 { Some(asked_on) } else { state.windows.complete(nonce, xid, reply.clone()) };
+            state.report_sizes(nonce);
             id.and_then(|id| state.connections.get(&id).cloned())
         };
         // No connection: the client asks again on its next one.
@@ -440,6 +450,7 @@ impl Inner {
 
     fn pool(&self, workers: Workers) -> &ThrPool {
         match workers {
+            _ if rt::probe::weakened("H26-one-pool") => &self.joins,
             Workers::Clients => &self.clients,
             Workers::Peers => &self.peers,
             Workers::Joins => &self.joins,
@@ -454,7 +465,13 @@ impl Inner {
             Ok(_) => pdu::reply(&ReplyHeader { xid, value: 0 }, &self.nonce.0),
             Err(_) => return self.send(connection, &refusal(xid, CallError::UnmarshalArgs)),
         };
-        if !self.state.lock().windows.bind(header.client_nonce, connection.id()) {
+        let bound = {
+            let mut state = self.state.lock();
+            let bound = state.windows.bind(header.client_nonce, connection.id());
+            state.report_sizes(header.client_nonce);
+            bound
+        };
+        if !bound {
             return connection.close("no room for another client");
         }
         self.send(connection, &reply.unwrap_or_default());
@@ -492,6 +509,10 @@ impl Inner {
             };
             if client_nonce.0 != 0 {
                 let verdict = state.windows.admit(client_nonce, connection.id(), xid, header.xid_rep);
+                if verdict == Verdict::New {
+                    observe(|| Event::Admitted { server: self.nonce, client: client_nonce, xid });
+                }
+                state.report_sizes(client_nonce);
                 drop(state);
                 match verdict {
                     Verdict::New => {}
@@ -509,7 +530,8 @@ impl Inner {
             entry
         };
         let pending = Pending { server: self.clone(), asked_on: connection.id(), client_nonce, xid, answered: false };
-        let Some(workers) = entry.workers else {
+        let waits = rt::probe::weakened("H26-one-pool").then_some(Workers::Peers);
+        let Some(workers) = entry.workers.or(waits) else {
             (entry.run)(args, pending);
             return ControlFlow::Continue(());
         };

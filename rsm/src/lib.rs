@@ -5,6 +5,7 @@
 //!
 //! Layers: this crate is in charge of replication, yfs-config of the sequence of views, yfs-paxos of agreement on it.
 
+pub mod events;
 mod foreign;
 mod joiners;
 pub mod protocol;

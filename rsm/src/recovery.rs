@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::{Mutex, Rank};
 use rt::time::{Instant, now};
 use yfs_config::{Standing, ViewId};
@@ -23,6 +24,7 @@ use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Procedure};
 
+use crate::events::Event;
 use crate::protocol::{CLIENT_MEMBERS, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, TransferRes, Viewstamp};
 use crate::rsm::Inner;
 use crate::state_machine::StateMachine;
@@ -117,7 +119,7 @@ impl<S: StateMachine> Inner<S> {
             };
             (step, lost)
         };
-        self.cfg.set_role(!ask_removal);
+        self.cfg.set_role(!ask_removal || rt::probe::weakened("H8-restart-unannounced"));
         step
     }
 
@@ -134,12 +136,17 @@ impl<S: StateMachine> Inner<S> {
             let mut state = self.state.lock();
             (state.replica.is_member(), std::mem::take(&mut state.left_behind))
         };
+        if member && rt::probe::weakened("S3-same-members-again") {
+            return self.cfg.propose_same().is_decided();
+        }
         if member && !left_behind && self.nobody_holds_the_state() {
             return self.begin_from_nothing();
         }
         let mut asked = Vec::new();
         let mut candidates = vec![self.first.clone()];
-        candidates.extend(self.state.lock().replica.members().iter().cloned());
+        if !rt::probe::weakened("H25-joiner-asks-first-only") {
+            candidates.extend(self.state.lock().replica.members().iter().cloned());
+        }
         for candidate in candidates {
             let Some(primary) = self.primary_by(&candidate) else { continue };
             if primary == self.me || asked.contains(&primary) {
@@ -186,6 +193,7 @@ impl<S: StateMachine> Inner<S> {
             let begun = state.replica.takes_part() && state.replica.is_primary();
             if begun {
                 state.replica.begin_from_nothing();
+                observe(|| Event::FromNothing { vid: state.replica.vid() });
             }
             begun
         };
@@ -340,7 +348,7 @@ impl<S: StateMachine> Inner<S> {
             }
             let listed = replica.members().iter().any(|member| member == m);
             let proven = listed && replica.is_proven(m);
-            if !replica.in_view_change() || listed {
+            if !replica.in_view_change() || listed || rt::probe::weakened("H3-joiners-outnumber") {
                 return Some((replica.vid(), listed, proven));
             }
             if !self.sync_cond.wait_until(&mut state, deadline) {
@@ -386,7 +394,8 @@ impl<S: StateMachine> Inner<S> {
                 return false;
             }
             state.replica.end_view_change();
-            state.machine.state.due()
+            observe(|| Event::Serving { vid: vid_insync });
+            if rt::probe::weakened("H12-nothing-due") { Vec::new() } else { state.machine.state.due() }
         };
         self.sync_cond.notify_all();
         // The last primary may have died before it sent them.
@@ -442,7 +451,8 @@ impl<S: StateMachine> Inner<S> {
         });
         let mut state = self.state.lock();
         loop {
-            if state.replica.vid() != vid || state.stopping {
+            let late = state.replica.vid() != vid && !rt::probe::weakened("mutant-late-state-installed");
+            if late || state.stopping {
                 return None;
             }
             let answer = slot.lock().take();
@@ -466,10 +476,12 @@ impl<S: StateMachine> Inner<S> {
             }
         };
         let mut state = self.state.lock();
-        if state.replica.vid() != vid_insync || state.stopping {
+        let late = state.replica.vid() != vid_insync && !rt::probe::weakened("mutant-late-state-installed");
+        if late || state.stopping {
             return false;
         }
-        if last != res.last {
+        let keeps = last > res.last && rt::probe::weakened("mutant-newer-state-kept");
+        if last != res.last && !keeps {
             if let Err(error) = state.machine.state.unmarshal_state(&res.state.0) {
                 state.foreign.unreadable(now());
                 drop(state);
@@ -480,9 +492,11 @@ impl<S: StateMachine> Inner<S> {
                 return false;
             }
             state.replica.installed(res.last);
+            observe(|| Event::Installed { vid: vid_insync, last: res.last, state: state.digest() });
         }
         // From here on it takes the view's requests: the primary may send the first one before it has answered us.
         state.replica.end_view_change();
+        observe(|| Event::InSync { vid: vid_insync, last: state.replica.last_myvs(), state: state.digest() });
         tracing::info!(node = %self.me, primary = m, last = %res.last, bytes = res.state.0.len(), "statetransfer");
         true
     }

@@ -65,6 +65,7 @@ pub struct Replica {
 impl Replica {
     /// A replica that starts. `vid` and `members` are the last view of its Paxos log, (0, none) without one.
     pub fn new(me: &str, vid: u32, members: Vec<String>) -> Self {
+        let member = members.iter().any(|name| name == me);
         Replica {
             me: me.to_owned(),
             vid_commit: vid,
@@ -75,7 +76,7 @@ impl Replica {
             proven: BTreeSet::new(),
             last_myvs: Viewstamp::default(),
             outstanding: None,
-            holds_state: false,
+            holds_state: member && rt::probe::weakened("H1-serves-after-restart"),
             vid_start: vid,
         }
     }
@@ -145,11 +146,22 @@ impl Replica {
         self.inviewchange = true;
         self.insync = false;
         self.backups.clear();
-        self.outstanding = None;
+        if !rt::probe::weakened("S10-late-acknowledgement") {
+            self.outstanding = None;
+        }
+        self.holds_state |= self.is_holder_untransferred();
         self.holds_state &= self.is_member();
         let members = &self.members;
         self.proven.retain(|name| members.contains(name));
         true
+    }
+
+    /// Never, but for the mistakes that a simulator may put back: a member of a new view counts as one that holds the
+    /// state (lab).
+    fn is_holder_untransferred(&self) -> bool {
+        rt::probe::weakened("S1-member-holds-state")
+            || rt::probe::weakened("S3-same-members-again")
+            || rt::probe::weakened("H3-joiners-outnumber")
     }
 
     /// The first node has formed the first view, alone: its empty state is the state.
@@ -179,7 +191,8 @@ impl Replica {
 
     /// A member says that it is in sync in view `vid` (lab: `transferdonereq`). Saying it twice does no harm.
     pub fn transfer_done(&mut self, name: &str, vid: u32) -> RsmStatus {
-        if !self.may_transfer(vid) {
+        let late = vid < self.vid_commit && rt::probe::weakened("mutant-late-transferdone-counts");
+        if !self.may_transfer(if late { self.vid_commit } else { vid }) {
             return RsmStatus::BUSY;
         }
         self.backups.remove(name);
@@ -191,7 +204,7 @@ impl Replica {
 
     /// Whether all backups are in sync.
     pub fn is_synced(&self) -> bool {
-        self.insync && self.backups.is_empty()
+        self.insync && (self.backups.is_empty() || rt::probe::weakened("mutant-serves-before-sync"))
     }
 
     /// Whether `name` is a member that was in sync, so that it must have lost its state if it asks to join.
@@ -203,6 +216,7 @@ impl Replica {
     pub fn end_view_change(&mut self) {
         self.insync = false;
         self.inviewchange = false;
+        self.outstanding = None;
         self.holds_state = true;
     }
 
@@ -219,7 +233,8 @@ impl Replica {
         if !self.is_primary() {
             return Err(ClientStatus::NOTPRIMARY);
         }
-        if self.inviewchange || self.outstanding.is_some() {
+        let outstanding = self.outstanding.is_some() && !rt::probe::weakened("S9-stamp-given-again");
+        if self.inviewchange || outstanding {
             return Err(ClientStatus::BUSY);
         }
         Ok(())
@@ -231,6 +246,9 @@ impl Replica {
         let missing = self.members.iter().filter(|name| **name != self.me).cloned().collect();
         let outstanding = Outstanding { vs: self.next(), missing };
         self.outstanding = Some(outstanding.clone());
+        if rt::probe::weakened("H2-stamp-moves-last") {
+            self.last_myvs = outstanding.vs;
+        }
         outstanding
     }
 
@@ -238,7 +256,8 @@ impl Replica {
     pub fn acknowledged(&mut self, vs: Viewstamp, name: &str) -> bool {
         match &mut self.outstanding {
             Some(outstanding) if outstanding.vs == vs => {
-                outstanding.missing.remove(name) && outstanding.missing.is_empty()
+                let enough = rt::probe::weakened("mutant-first-answer-is-enough");
+                outstanding.missing.remove(name) && (outstanding.missing.is_empty() || enough)
             }
             _ => false,
         }
@@ -250,8 +269,10 @@ impl Replica {
             Verdict::Refuse
         } else if vs == self.next() {
             Verdict::Execute
-        } else if vs == self.last_myvs {
+        } else if vs == self.last_myvs && !rt::probe::weakened("mutant-backup-executes-again") {
             Verdict::Again
+        } else if vs == self.last_myvs {
+            Verdict::Execute
         } else {
             Verdict::Refuse
         }
@@ -264,7 +285,7 @@ impl Replica {
 
     /// The request `vs` was executed here.
     pub fn executed(&mut self, vs: Viewstamp) {
-        assert!(vs == self.next(), "requests are executed in the order of their stamps");
+        assert!(vs == self.next() || is_order_weakened(), "requests are executed in the order of their stamps");
         self.last_myvs = vs;
         self.outstanding = None;
     }
@@ -274,6 +295,13 @@ impl Replica {
         let seqno = if self.last_myvs.vid == self.vid_commit { self.last_myvs.seqno + 1 } else { 1 };
         Viewstamp { vid: self.vid_commit, seqno }
     }
+}
+
+/// Whether a simulator has put a mistake back that breaks the order of the stamps.
+fn is_order_weakened() -> bool {
+    ["H2-stamp-moves-last", "S10-late-acknowledgement", "mutant-backup-executes-again"]
+        .into_iter()
+        .any(rt::probe::weakened)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
@@ -24,6 +25,7 @@ use yfs_config::{Config, LogError, Timing, ViewChange, ViewId};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
+use crate::events::{Event, digest, request_digest};
 use crate::foreign::Foreign;
 use crate::joiners::Joiners;
 use crate::protocol::{
@@ -141,6 +143,18 @@ pub(crate) struct State<S> {
     pub(crate) stopping: bool,
 }
 
+impl<S: StateMachine> State<S> {
+    /// What a simulator is told of a request that was executed.
+    fn executed(&self, vs: Viewstamp, procno: u32, req: &Bytes, as_primary: bool) -> Event {
+        Event::Executed { vs, request: request_digest(procno, &req.0), as_primary, state: self.digest() }
+    }
+
+    /// A number for the state.
+    pub(crate) fn digest(&self) -> u64 {
+        digest(&self.machine.state.marshal_state())
+    }
+}
+
 type Sink<E> = Arc<dyn Fn(Vec<E>) + Send + Sync>;
 
 /// What is started and has to be stopped.
@@ -198,6 +212,7 @@ impl<S: StateMachine> Rsm<S> {
             Some((vid, view)) => (vid.0, view.members().to_vec()),
             None => (0, Vec::new()),
         };
+        observe(|| Event::Started { vid, members: members.clone() });
         let state = State {
             replica: Replica::new(&me, vid, members),
             machine: Machine::new(state),
@@ -263,7 +278,9 @@ impl<S: StateMachine> Rsm<S> {
         // Only a node without a log, that is named as the first, begins a service; before its port opens, so that no
         // joiner is sent away.
         if inner.first == inner.me && inner.cfg.bootstrap()? {
-            inner.state.lock().replica.begin_first_view();
+            let mut state = inner.state.lock();
+            state.replica.begin_first_view();
+            observe(|| Event::FirstView);
         }
         let address = inner.rsmrpc.local_addr().to_string();
         inner.rsmrpc.start().map_err(|error| RsmError::Listen { address, error })?;
@@ -401,8 +418,10 @@ impl<S: StateMachine> Inner<S> {
             if !state.machine.knows(procno) || req.0.len() > MAX_REQUEST_BYTES {
                 return (ClientStatus::ERR, Bytes::default());
             }
+            let stamped = state.replica.stamp();
+            observe(|| Event::Stamped { vs: stamped.vs, request: request_digest(procno, &req.0) });
             state.request = Some((procno, req, None));
-            state.replica.stamp()
+            stamped
         };
         let vs = outstanding.vs;
         if outstanding.missing.is_empty() {
@@ -413,7 +432,9 @@ impl<S: StateMachine> Inner<S> {
         }
         let mut state = self.state.lock();
         loop {
-            if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs) {
+            let anothers = rt::probe::weakened("mutant-anothers-answer");
+            if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs || anothers) {
+                observe(|| Event::Answered { vs });
                 return (ClientStatus::OK, answer);
             }
             let dropped = state.replica.outstanding().is_none_or(|o| o.vs != vs);
@@ -421,6 +442,7 @@ impl<S: StateMachine> Inner<S> {
             // changes, because its stamp must not be given to another one.
             if dropped || state.stopping || !self.invoke_cond.wait_until(&mut state, deadline) {
                 if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs) {
+                    observe(|| Event::Answered { vs });
                     return (ClientStatus::OK, answer);
                 }
                 return (ClientStatus::BUSY, Bytes::default());
@@ -460,6 +482,9 @@ impl<S: StateMachine> Inner<S> {
             }
             return;
         }
+        if rt::probe::weakened("H9-invoke-sent-once") {
+            return;
+        }
         let refused_for = match answer {
             Ok(_) => {
                 let mut state = self.state.lock();
@@ -494,7 +519,9 @@ impl<S: StateMachine> Inner<S> {
             let answer = state.machine.execute(procno, &req.0);
             state.replica.executed(vs);
             state.answer = Some((vs, answer));
-            state.machine.state.take_effects()
+            let effects = state.machine.state.take_effects();
+            observe(|| state.executed(vs, procno, &req, true));
+            effects
         };
         self.invoke_cond.notify_all();
         self.emit(effects);
@@ -517,6 +544,7 @@ impl<S: StateMachine> Inner<S> {
                     state.replica.executed(vs);
                     // The primary sends them.
                     drop(state.machine.state.take_effects());
+                    observe(|| state.executed(vs, proc, req, false));
                 }
                 Verdict::Again => {}
                 Verdict::Refuse => {
@@ -574,7 +602,10 @@ impl<S: StateMachine> Inner<S> {
             if !state.replica.commit(vid.0, view.members().to_vec()) {
                 return;
             }
-            state.request = None;
+            observe(|| Event::ViewCommitted { vid: vid.0, members: view.members().to_vec() });
+            if !rt::probe::weakened("S10-late-acknowledgement") {
+                state.request = None;
+            }
             state.left_behind = false;
             let (last, primary) = (state.replica.last_myvs(), self.primary_of(&state.replica));
             tracing::info!(node = %self.me, %vid, members = %view, primary, %last, "commit_change");

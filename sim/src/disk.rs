@@ -1,132 +1,780 @@
-//! Disks in memory, never lost.
+//! Disks in memory: a file tree for each machine, with a page cache above it that a power cut loses.
+//!
+//! The caller's machine is the IP address in the name of its node; a node without one is on 127.0.0.1. What a process
+//! does to a file is seen by all at once, and becomes durable later: bytes and lengths by [`File::sync_data`], names by
+//! [`Disks::sync_dir`]. A sync takes effect at its end, for what was done before its beginning.
+//!
+//! Invariants:
+//! 1. What was synced survives everything but [`Disks::wipe`] and [`Disks::flip_bit`], in its bytes and in its name.
+//! 2. What a power cut leaves of a file's unsynced changes is a prefix of them; of the last that survives, any end may
+//!    be zeros or garbage. The bytes that it had before aren't touched.
+//! 3. Changes of names survive in order in each folder. A rename is done or not: there is the old name or the new one.
+//! 4. Bytes of a failed sync are clean, as on Linux: readers see them, no later sync writes them, and whether they are
+//!    on the disk is known after the next power cut only. If they aren't, there are zeros when later bytes follow. A
+//!    length that was set is metadata and isn't lost so; nor are names, whose next sync may succeed.
+//! 5. A process's end, however it ends, closes its files and frees their locks, even if no destructor runs.
+//! 6. The lock here is never held across a switch.
+//!
+//! Simplified: folders are durable at once; only appends and set lengths fail, and syncs; reads never do.
 #![expect(clippy::disallowed_types, reason = "a backend's own lock; it is never held across a switch")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Component, Path, PathBuf};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rt::backend::File;
+use rt::thread::Node;
 
-#[derive(Default)]
-struct Inode {
-    bytes: Vec<u8>,
-    locked: bool,
+use crate::kernel::Kernel;
+use crate::world::host_of;
+
+/// How long a sync takes.
+const SYNC_LEAST: Duration = Duration::from_micros(50);
+const SYNC_MOST: Duration = Duration::from_millis(2);
+/// The same for a slow disk.
+const SLOW_LEAST: Duration = Duration::from_millis(5);
+const SLOW_MOST: Duration = Duration::from_millis(500);
+
+const WRITE_ERROR: &str = "fault: write error";
+const SYNC_ERROR: &str = "fault: sync error";
+const DISK_FULL: &str = "fault: disk full";
+const BYTES_LOST: &str = "fault: unsynced bytes lost";
+const TORN_WRITE: &str = "fault: torn write";
+const BIT_FLIPPED: &str = "fault: bit flipped";
+const DISK_LOST: &str = "fault: disk lost";
+const SLOW_DISK: &str = "fault: slow disk";
+
+/// The names of all counters that the disks' faults have in the totals.
+pub fn counters() -> Vec<&'static str> {
+    vec![WRITE_ERROR, SYNC_ERROR, DISK_FULL, BYTES_LOST, TORN_WRITE, BIT_FLIPPED, DISK_LOST, SLOW_DISK]
 }
 
-#[derive(Clone, Default)]
-pub struct Disks(Arc<Mutex<Tree>>);
+/// What is wrong with a machine's disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskFaults {
+    /// Of 1024 writes (and set lengths), so many fail. Any prefix of the bytes may be there then.
+    pub write_errors: u64,
+    /// Of 1024 syncs, so many fail.
+    pub sync_errors: u64,
+    /// No write succeeds; a prefix of the bytes may find room.
+    pub full: bool,
+    /// Syncs take much longer.
+    pub slow: bool,
+}
+
+/// What power cuts do to the last write that survives in a file. Both are numbers of 1024 cases, and add up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tearing {
+    /// The end of the write is zeros.
+    pub zeros: u64,
+    /// The end of the write is random bytes.
+    pub garbage: u64,
+}
+
+impl Default for Tearing {
+    fn default() -> Self {
+        Tearing { zeros: 256, garbage: 128 }
+    }
+}
+
+/// The disks of all machines. Clones are the same ones.
+#[derive(Clone)]
+pub struct Disks {
+    kernel: Kernel,
+    inner: Arc<Mutex<Inner>>,
+}
 
 #[derive(Default)]
-struct Tree {
+struct Inner {
+    machines: BTreeMap<IpAddr, Machine>,
+    tearing: Tearing,
+    /// Files and handles have numbers that are never used again.
+    next_number: u64,
+}
+
+#[derive(Default)]
+struct Machine {
+    faults: DiskFaults,
     folders: BTreeSet<PathBuf>,
-    files: BTreeMap<PathBuf, Arc<Mutex<Inode>>>,
+    /// The file of each name, as processes see it.
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    /// What leads from the durable names to the others, in order.
+    unsynced: Vec<NameChange>,
+    next_change: u64,
+    files: BTreeMap<u64, Content>,
+    /// The file of each open handle.
+    open: BTreeMap<u64, u64>,
 }
 
-impl Tree {
-    /// `NotFound` unless the folder is there. The empty one always is.
-    fn check_folder(&self, folder: Option<&Path>) -> io::Result<()> {
-        match folder {
-            Some(folder) if !folder.as_os_str().is_empty() && !self.folders.contains(folder) => {
-                Err(ErrorKind::NotFound.into())
-            }
-            _ => Ok(()),
+/// Names get a file or lose it, all at once.
+struct NameChange {
+    number: u64,
+    set: Vec<(PathBuf, Option<u64>)>,
+}
+
+/// What is in a file.
+#[derive(Default)]
+struct Content {
+    /// As processes see it.
+    written: Vec<u8>,
+    durable: Vec<u8>,
+    /// Dirty, in order.
+    unsynced: Vec<Change>,
+    next_change: u64,
+    /// The handle that has the lock.
+    locked_by: Option<u64>,
+}
+
+struct Change {
+    number: u64,
+    what: What,
+}
+
+enum What {
+    Bytes { at: usize, bytes: Vec<u8> },
+    Length(usize),
+}
+
+/// What a power cut did to a file.
+#[derive(Default)]
+struct Cut {
+    /// So many bytes (a length counts as one) weren't durable, and so many of them are gone.
+    unsynced: usize,
+    lost: usize,
+    torn: Option<&'static str>,
+}
+
+impl Change {
+    /// What a power cut counts.
+    fn size(&self) -> usize {
+        match &self.what {
+            What::Bytes { bytes, .. } => bytes.len(),
+            What::Length(_) => 1,
         }
+    }
+}
+
+impl Content {
+    fn change(&mut self, what: What) {
+        what.apply(&mut self.written);
+        self.unsynced.push(Change { number: self.next_change, what });
+        self.next_change += 1;
+    }
+
+    /// Takes the changes before `number` off the dirty ones.
+    fn take_before(&mut self, number: u64) -> Vec<Change> {
+        let split = self.unsynced.partition_point(|change| change.number < number);
+        let rest = self.unsynced.split_off(split);
+        mem::replace(&mut self.unsynced, rest)
+    }
+
+    fn sync(&mut self, number: u64) {
+        for change in self.take_before(number) {
+            change.what.apply(&mut self.durable);
+        }
+    }
+
+    /// Each write reaches the disk or doesn't, and won't be tried again.
+    fn fail_sync(&mut self, number: u64, kernel: &Kernel) {
+        for change in self.take_before(number) {
+            if matches!(change.what, What::Length(_)) || kernel.chance(512) {
+                change.what.apply(&mut self.durable);
+            }
+        }
+    }
+
+    fn cut_power(&mut self, kernel: &Kernel, tearing: &Tearing) -> Cut {
+        let unsynced = self.unsynced.iter().map(Change::size).sum();
+        let mut cut = Cut { unsynced, ..Cut::default() };
+        if unsynced > 0 {
+            let kept = some_of(kernel, unsynced);
+            cut.lost = unsynced - kept;
+            let mut left = kept;
+            let mut last = None;
+            for change in mem::take(&mut self.unsynced) {
+                if left == 0 {
+                    break;
+                }
+                let size = change.size();
+                last = match change.what {
+                    What::Bytes { at, bytes } => {
+                        put(&mut self.durable, at, bytes.get(..left).unwrap_or(&bytes));
+                        Some((at, bytes.len()))
+                    }
+                    length @ What::Length(_) => {
+                        length.apply(&mut self.durable);
+                        None
+                    }
+                };
+                left = left.saturating_sub(size);
+            }
+            if let Some((at, length)) = last {
+                cut.torn = self.tear(at, length, kernel, tearing);
+            }
+        }
+        self.written.clone_from(&self.durable);
+        self.locked_by = None;
+        cut
+    }
+
+    /// Perhaps spoils the end of the last write: the length is on the disk, the bytes are not.
+    fn tear(&mut self, at: usize, length: usize, kernel: &Kernel, tearing: &Tearing) -> Option<&'static str> {
+        let drawn = kernel.below(1024);
+        let garbage = drawn < tearing.garbage;
+        if !garbage && drawn >= tearing.garbage + tearing.zeros {
+            return None;
+        }
+        let from = kernel.below(length as u64) as usize;
+        let tail: Vec<u8> = (from..length).map(|_| if garbage { kernel.roll() as u8 } else { 0 }).collect();
+        put(&mut self.durable, at + from, &tail);
+        Some(if garbage { "garbage" } else { "zeros" })
+    }
+}
+
+impl What {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            What::Bytes { at, bytes } => put(to, *at, bytes),
+            What::Length(length) => to.resize(*length, 0),
+        }
+    }
+}
+
+/// Bytes that aren't there before `at` are zeros.
+fn put(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    if to.len() < end {
+        to.resize(end, 0);
+    }
+    if let Some(place) = to.get_mut(at..end) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+/// A number from 0 to `all`; the ends are drawn often.
+fn some_of(kernel: &Kernel, all: usize) -> usize {
+    match kernel.below(4) {
+        0 => 0,
+        1 => all,
+        _ => kernel.below(all as u64 + 1) as usize,
+    }
+}
+
+fn hash_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(bytes.len() as u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// `path` without steps to where one is already.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+impl NameChange {
+    fn touches(&self, folder: &Path) -> bool {
+        self.set.iter().any(|(path, _)| folder_of(path) == folder)
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        for (path, file) in &self.set {
+            match file {
+                Some(file) => names.insert(path.clone(), *file),
+                None => names.remove(path),
+            };
+        }
+    }
+}
+
+impl Machine {
+    /// `NotFound` unless the folder is there. The working directory and the root always are.
+    fn check_folder(&self, folder: &Path) -> io::Result<()> {
+        if folder.file_name().is_none() || self.folders.contains(folder) {
+            return Ok(());
+        }
+        Err(if self.names.contains_key(folder) { ErrorKind::NotADirectory } else { ErrorKind::NotFound }.into())
+    }
+
+    /// An error if `path` can't be a file's name.
+    fn check_name(&self, path: &Path) -> io::Result<()> {
+        self.check_folder(folder_of(path))?;
+        if path.file_name().is_none() || self.folders.contains(path) {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        Ok(())
+    }
+
+    fn file(&self, path: &Path) -> io::Result<u64> {
+        self.check_name(path)?;
+        self.names.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn change(&mut self, set: Vec<(PathBuf, Option<u64>)>) {
+        let change = NameChange { number: self.next_change, set };
+        self.next_change += 1;
+        change.apply(&mut self.names);
+        self.unsynced.push(change);
+    }
+
+    /// Makes the changes before `number` durable that touch `folder`, and with a rename from or to another folder those
+    /// that came before it there.
+    fn sync_names(&mut self, folder: &Path, number: u64) {
+        let mut folders = BTreeSet::from([folder.to_owned()]);
+        let mut synced = BTreeSet::new();
+        for change in self.unsynced.iter().rev().filter(|change| change.number < number) {
+            if folders.iter().any(|folder| change.touches(folder)) {
+                folders.extend(change.set.iter().map(|(path, _)| folder_of(path).to_owned()));
+                synced.insert(change.number);
+            }
+        }
+        self.unsynced.retain(|change| {
+            let stays = !synced.contains(&change.number);
+            if !stays {
+                change.apply(&mut self.durable_names);
+            }
+            stays
+        });
+    }
+
+    /// Makes a drawn prefix of each folder's changes durable, of those before `number`. The rest stays as it is.
+    fn sync_some_names(&mut self, number: u64, kernel: &Kernel) {
+        let mut counts: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for (path, _) in self.unsynced.iter().filter(|change| change.number < number).flat_map(|change| &change.set) {
+            *counts.entry(folder_of(path).to_owned()).or_default() += 1;
+        }
+        let mut left: BTreeMap<PathBuf, usize> =
+            counts.into_iter().map(|(folder, count)| (folder, some_of(kernel, count))).collect();
+        self.unsynced.retain(|change| {
+            let folders = || change.set.iter().map(|(path, _)| folder_of(path));
+            let survives = change.number < number && folders().all(|folder| left.get(folder).is_some_and(|n| *n > 0));
+            for folder in folders() {
+                // Nothing overtakes what is lost.
+                left.entry(folder.to_owned()).and_modify(|n| *n = if survives { n.saturating_sub(1) } else { 0 });
+            }
+            if survives {
+                change.apply(&mut self.durable_names);
+            }
+            !survives
+        });
+    }
+
+    /// Forgets files that nobody can reach any more.
+    fn collect(&mut self) {
+        let Machine { names, durable_names, unsynced, open, files, .. } = self;
+        let changes = unsynced.iter().flat_map(|change| &change.set).filter_map(|(_, file)| *file);
+        let reached: BTreeSet<u64> =
+            names.values().chain(durable_names.values()).chain(open.values()).copied().chain(changes).collect();
+        files.retain(|file, _| reached.contains(file));
+    }
+
+    fn close_all(&mut self) {
+        self.open.clear();
+        self.files.values_mut().for_each(|content| content.locked_by = None);
+    }
+}
+
+impl Inner {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// The file of a handle; an error if its process is gone.
+    fn opened(&mut self, handle: &OpenFile) -> io::Result<(&mut Content, &DiskFaults)> {
+        let machine = self.machines.entry(handle.host).or_default();
+        let content = machine.open.get(&handle.number).and_then(|file| machine.files.get_mut(file));
+        content.map(|content| (content, &machine.faults)).ok_or_else(|| io::Error::other("closed with its process"))
     }
 }
 
 impl Disks {
     /// Empty disks.
-    pub fn new(_kernel: &crate::kernel::Kernel) -> Self {
-        Disks::default()
+    pub fn new(kernel: &Kernel) -> Self {
+        Disks { kernel: kernel.clone(), inner: Arc::default() }
     }
 
-    pub fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn with<T>(&self, host: IpAddr, work: impl FnOnce(&mut Machine) -> T) -> T {
+        work(self.inner().machines.entry(host).or_default())
+    }
+
+    /// On the caller's machine.
+    fn here<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
+        self.with(here(), work)
+    }
+
+    /// A line of the trace about a machine.
+    fn note(&self, host: IpAddr, line: impl FnOnce() -> String) {
+        self.kernel.note(&host.to_string(), line);
+    }
+
+    /// A line of the trace about what the caller did.
+    fn tell(&self, line: impl FnOnce() -> String) {
+        self.kernel.note(Node::current().name(), line);
+    }
+
+    /// As [`rt::backend::Backend::append`], or [`rt::backend::Backend::create_new`] if `new`.
+    ///
+    /// # Errors
+    /// `NotFound` without the folder, `AlreadyExists` if it is to be new and isn't.
     pub fn open(&self, path: &Path, new: bool) -> io::Result<OpenFile> {
-        let mut tree = self.0.lock().unwrap();
-        tree.check_folder(path.parent())?;
-        if new && tree.files.contains_key(path) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        let inode = tree.files.entry(path.to_owned()).or_default().clone();
-        Ok(OpenFile { inode, has_lock: Mutex::new(false) })
+        let (path, host) = (tidy(path), here());
+        let mut inner = self.inner();
+        let (number, fresh) = (inner.number(), inner.number());
+        let machine = inner.machines.entry(host).or_default();
+        machine.check_name(&path)?;
+        let file = match machine.names.get(&path) {
+            Some(_) if new => return Err(ErrorKind::AlreadyExists.into()),
+            Some(file) => *file,
+            None => {
+                machine.files.insert(fresh, Content::default());
+                machine.change(vec![(path.clone(), Some(fresh))]);
+                fresh
+            }
+        };
+        machine.open.insert(number, file);
+        Ok(OpenFile { disks: self.clone(), host, number, name: path })
     }
 
+    /// As [`rt::backend::Backend::read`].
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let tree = self.0.lock().unwrap();
-        let inode = tree.files.get(path).ok_or(ErrorKind::NotFound)?;
-        Ok(inode.lock().unwrap().bytes.clone())
+        self.here(|machine| {
+            let file = machine.file(&tidy(path))?;
+            Ok(machine.files.get(&file).map(|content| content.written.clone()).unwrap_or_default())
+        })
     }
 
+    /// As [`rt::backend::Backend::exists`].
     pub fn exists(&self, path: &Path) -> bool {
-        let tree = self.0.lock().unwrap();
-        tree.files.contains_key(path) || tree.folders.contains(path)
+        let path = tidy(path);
+        self.here(|machine| machine.names.contains_key(&path) || machine.check_folder(&path).is_ok())
     }
 
+    /// As [`rt::backend::Backend::list`].
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        let tree = self.0.lock().unwrap();
-        tree.check_folder(Some(path))?;
-        let inside = tree.files.keys().chain(&tree.folders).filter(|p| p.parent() == Some(path));
-        let mut names: Vec<_> = inside.filter_map(|p| p.file_name()).map(OsString::from).collect();
-        names.sort();
-        Ok(names)
+        let path = tidy(path);
+        self.here(|machine| {
+            machine.check_folder(&path)?;
+            let inside = machine.names.keys().chain(&machine.folders).filter(|p| p.parent() == Some(&path));
+            let mut names: Vec<_> = inside.filter_map(|p| p.file_name()).map(OsString::from).collect();
+            names.sort();
+            Ok(names)
+        })
     }
 
+    /// As [`rt::backend::Backend::rename`].
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut tree = self.0.lock().unwrap();
-        let inode = tree.files.remove(from).ok_or(ErrorKind::NotFound)?;
-        tree.files.insert(to.to_owned(), inode);
-        Ok(())
+        let (from, to) = (tidy(from), tidy(to));
+        self.here(|machine| {
+            let file = machine.file(&from)?;
+            machine.check_name(&to)?;
+            if from != to {
+                machine.change(vec![(from, None), (to, Some(file))]);
+            }
+            Ok(())
+        })
     }
 
+    /// As [`rt::backend::Backend::remove_file`].
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().unwrap().files.remove(path).map(drop).ok_or_else(|| ErrorKind::NotFound.into())
+        let path = tidy(path);
+        self.here(|machine| {
+            machine.file(&path)?;
+            machine.change(vec![(path, None)]);
+            Ok(())
+        })
     }
 
+    /// As [`rt::backend::Backend::create_dir_all`]. Folders are durable at once.
+    ///
+    /// # Errors
+    /// `NotADirectory` when a file is in the way.
     pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().unwrap().folders.extend(path.ancestors().map(Path::to_owned));
+        let path = tidy(path);
+        self.here(|machine| {
+            let folders = || path.ancestors().filter(|folder| folder.file_name().is_some());
+            if folders().any(|folder| machine.names.contains_key(folder)) {
+                return Err(ErrorKind::NotADirectory.into());
+            }
+            machine.folders.extend(folders().map(Path::to_owned));
+            Ok(())
+        })
+    }
+
+    /// As [`rt::backend::Backend::sync_dir`]. After an error the names may be durable or not; the next sync tries again.
+    ///
+    /// # Errors
+    /// `NotFound`, and the injected ones.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let (path, host) = (tidy(path), here());
+        let (number, faults) = self.with(host, |machine| {
+            machine.check_folder(&path).map(|()| (machine.next_change, machine.faults.clone()))
+        })?;
+        self.pause(&faults);
+        self.kernel.stir(number);
+        let failed = self.with(host, |machine| {
+            let failed = self.kernel.chance(machine.faults.sync_errors);
+            if failed {
+                machine.sync_some_names(number, &self.kernel);
+            } else {
+                machine.sync_names(&path, number);
+            }
+            machine.collect();
+            failed
+        });
+        self.synced(failed, || format!("folder {}", path.display()))
+    }
+
+    fn synced(&self, failed: bool, what: impl FnOnce() -> String) -> io::Result<()> {
+        self.tell(|| format!("sync{} {}", if failed { " FAILED:" } else { "" }, what()));
+        if failed {
+            self.kernel.count(SYNC_ERROR);
+            return Err(io::Error::other("injected: sync"));
+        }
         Ok(())
+    }
+
+    /// Blocks the caller for as long as a sync takes, on its own clock.
+    fn pause(&self, faults: &DiskFaults) {
+        let (least, most) = if faults.slow { (SLOW_LEAST, SLOW_MOST) } else { (SYNC_LEAST, SYNC_MOST) };
+        let pause = self.kernel.between(least, most);
+        if faults.slow {
+            self.kernel.count(SLOW_DISK);
+            self.tell(|| format!("slow disk: {pause:?}"));
+        }
+        let until = self.kernel.local_now() + pause;
+        let bed = 0_u8;
+        loop {
+            let before = self.kernel.now();
+            let woken = self.kernel.park(ptr::from_ref(&bed).addr(), Some(until));
+            // Time stands still if nobody can be parked: outside of a run, or while the caller unwinds.
+            if !woken || self.kernel.local_now() >= until || self.kernel.now() == before {
+                break;
+            }
+        }
+    }
+
+    /// The processes of a machine are gone: their files are closed, the locks free. What they wrote is there still.
+    pub fn process_died(&self, host: IpAddr) {
+        self.with(host, |machine| {
+            machine.close_all();
+            machine.collect();
+        });
+    }
+
+    /// A machine has lost power, and its page cache: of what wasn't synced, some is lost. Its processes must have been
+    /// ended before; what they had open is closed.
+    pub fn power_off(&self, host: IpAddr) {
+        let mut inner = self.inner();
+        let Inner { machines, tearing, .. } = &mut *inner;
+        let machine = machines.entry(host).or_default();
+        machine.close_all();
+        machine.sync_some_names(u64::MAX, &self.kernel);
+        let names_lost = mem::take(&mut machine.unsynced).len();
+        machine.names.clone_from(&machine.durable_names);
+        machine.collect();
+        let mut cuts = Vec::new();
+        for (file, content) in &mut machine.files {
+            let cut = content.cut_power(&self.kernel, tearing);
+            if cut.lost > 0 {
+                self.kernel.count(BYTES_LOST);
+            }
+            if cut.torn.is_some() {
+                self.kernel.count(TORN_WRITE);
+            }
+            if cut.unsynced > 0 {
+                self.kernel.stir(hash_of(&content.durable));
+                cuts.push((*file, cut));
+            }
+        }
+        self.note(host, || {
+            let name = |file| machine.names.iter().find(|(_, f)| **f == file).map(|(name, _)| name.display());
+            let cuts = cuts.iter().map(|(file, Cut { unsynced, lost, torn })| {
+                let name = name(*file).map(|name| name.to_string()).unwrap_or_default();
+                format!("; {name}: {lost} of {unsynced} unsynced bytes lost, torn: {}", torn.unwrap_or("no"))
+            });
+            format!("power off: {names_lost} changes of names lost{}", cuts.collect::<String>())
+        });
+    }
+
+    /// A machine's disk is lost, and replaced by an empty one, without folders even. What is open is closed.
+    pub fn wipe(&self, host: IpAddr) {
+        self.with(host, |machine| {
+            *machine = Machine { faults: mem::take(&mut machine.faults), ..Machine::default() };
+        });
+        self.kernel.count(DISK_LOST);
+        self.note(host, || "disk lost".to_owned());
+    }
+
+    /// Flips one bit of a durable byte of some file, for those who read the page cache too. Tells which byte; `None` if
+    /// there is none.
+    pub fn flip_bit(&self, host: IpAddr) -> Option<(PathBuf, usize)> {
+        let flipped = self.with(host, |machine| {
+            let Machine { names, files, .. } = machine;
+            let durable = |file| files.get(file).map_or(0, |c: &Content| c.durable.len().min(c.written.len()));
+            let full: Vec<_> = names.iter().filter(|(_, file)| durable(file) > 0).collect();
+            let (path, file) = *full.get(self.kernel.below(full.len() as u64) as usize)?;
+            let at = self.kernel.below(durable(file) as u64) as usize;
+            let bit = 1 << self.kernel.below(8);
+            let content = files.get_mut(file)?;
+            *content.durable.get_mut(at)? ^= bit;
+            *content.written.get_mut(at)? ^= bit;
+            Some((path.clone(), at))
+        })?;
+        self.kernel.count(BIT_FLIPPED);
+        self.note(host, || format!("bit flipped: {}, byte {}", flipped.0.display(), flipped.1));
+        Some(flipped)
+    }
+
+    /// From now on a machine's disk has these faults.
+    pub fn set_faults(&self, host: IpAddr, faults: DiskFaults) {
+        self.note(host, || format!("disk: {faults:?}"));
+        self.with(host, |machine| machine.faults = faults);
+    }
+
+    /// A machine's disk works again; what it has lost stays lost.
+    pub fn heal(&self, host: IpAddr) {
+        self.set_faults(host, DiskFaults::default());
+    }
+
+    /// From now on power cuts tear writes like this, on all machines.
+    pub fn set_tearing(&self, tearing: Tearing) {
+        self.inner().tearing = tearing;
+    }
+
+    /// All files of a machine, as its processes would read them, by name.
+    pub fn files(&self, host: IpAddr) -> Vec<(PathBuf, Vec<u8>)> {
+        self.with(host, |machine| {
+            let content = |file| machine.files.get(file).map(|c| c.written.clone()).unwrap_or_default();
+            machine.names.iter().map(|(path, file)| (path.clone(), content(file))).collect()
+        })
+    }
+
+    /// Forgets all machines: after a run, whose abandoned stacks keep references to the disks for ever.
+    pub fn clear(&self) {
+        self.inner().machines.clear();
     }
 }
 
+/// The caller's machine.
+fn here() -> IpAddr {
+    host_of(&Node::current()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// A file open for appending.
 pub struct OpenFile {
-    inode: Arc<Mutex<Inode>>,
-    has_lock: Mutex<bool>,
+    disks: Disks,
+    host: IpAddr,
+    number: u64,
+    /// The name that it was opened by.
+    name: PathBuf,
 }
 
 impl File for OpenFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.inode.lock().unwrap().bytes.extend_from_slice(bytes);
-        Ok(())
+        let kernel = &self.disks.kernel;
+        kernel.stir(hash_of(bytes));
+        let mut inner = self.disks.inner();
+        let (content, faults) = inner.opened(self)?;
+        let fault = if faults.full {
+            Some((DISK_FULL, ErrorKind::StorageFull))
+        } else {
+            kernel.chance(faults.write_errors).then_some((WRITE_ERROR, ErrorKind::Other))
+        };
+        let there = if fault.is_some() { some_of(kernel, bytes.len()) } else { bytes.len() };
+        if there > 0 {
+            let at = content.written.len();
+            content.change(What::Bytes { at, bytes: bytes.get(..there).unwrap_or_default().to_vec() });
+        }
+        drop(inner);
+        let Some((counter, kind)) = fault else { return Ok(()) };
+        kernel.count(counter);
+        self.disks.tell(|| format!("{counter}: {}, {there} of {} bytes", self.name.display(), bytes.len()));
+        Err(io::Error::new(kind, "injected: write"))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        Ok(())
+        let kernel = &self.disks.kernel;
+        let (number, faults) = {
+            let mut inner = self.disks.inner();
+            let (content, faults) = inner.opened(self)?;
+            (content.next_change, faults.clone())
+        };
+        self.disks.pause(&faults);
+        kernel.stir(number);
+        let (failed, length) = {
+            let mut inner = self.disks.inner();
+            let (content, faults) = inner.opened(self)?;
+            let failed = kernel.chance(faults.sync_errors);
+            if failed {
+                content.fail_sync(number, kernel);
+            } else {
+                content.sync(number);
+            }
+            (failed, content.durable.len())
+        };
+        self.disks.synced(failed, || format!("{}, {length} bytes", self.name.display()))
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.inode.lock().unwrap().bytes.resize(length as usize, 0);
+        let kernel = &self.disks.kernel;
+        kernel.stir(length);
+        let mut inner = self.disks.inner();
+        let (content, faults) = inner.opened(self)?;
+        if kernel.chance(faults.write_errors) {
+            drop(inner);
+            kernel.count(WRITE_ERROR);
+            self.disks.tell(|| format!("{WRITE_ERROR}: {}, length not set", self.name.display()));
+            return Err(io::Error::other("injected: set length"));
+        }
+        let length = usize::try_from(length).map_err(|_| ErrorKind::FileTooLarge)?;
+        if length != content.written.len() {
+            content.change(What::Length(length));
+        }
         Ok(())
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        let mut mine = self.has_lock.lock().unwrap();
-        let mut inode = self.inode.lock().unwrap();
-        if !inode.locked {
-            (inode.locked, *mine) = (true, true);
-        }
-        Ok(*mine)
+        let mut inner = self.disks.inner();
+        let (content, _) = inner.opened(self)?;
+        Ok(*content.locked_by.get_or_insert(self.number) == self.number)
     }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if *self.has_lock.lock().unwrap() {
-            self.inode.lock().unwrap().locked = false;
+        let mut inner = self.disks.inner();
+        if let Ok((content, _)) = inner.opened(self)
+            && content.locked_by == Some(self.number)
+        {
+            content.locked_by = None;
+        }
+        if let Some(machine) = inner.machines.get_mut(&self.host) {
+            machine.open.remove(&self.number);
         }
     }
 }

@@ -137,6 +137,7 @@ pub enum Death {
     Crash,
 }
 
+type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 type OnDeath = Arc<dyn Fn(&Node, &Death) + Send + Sync>;
 
 #[derive(Default)]
@@ -166,6 +167,8 @@ struct State {
     turns: u64,
     counts: BTreeMap<&'static str, u64>,
     trace: Option<Vec<String>>,
+    /// Takes the trace's lines as they come, instead.
+    sink: Option<Sink>,
     stacks: Vec<DefaultStack>,
 }
 
@@ -230,6 +233,13 @@ impl Kernel {
         *self.state().counts.entry(what).or_default() += 1;
     }
 
+    /// Hands the trace's lines on as they come; a run that hangs shows what it did.
+    pub fn trace_to(&self, sink: impl Fn(&str) + Send + Sync + 'static) {
+        let mut state = self.state();
+        state.trace.get_or_insert_default();
+        state.sink = Some(Arc::new(sink));
+    }
+
     /// Whether lines given to [`Kernel::note`] are kept.
     pub fn is_traced(&self) -> bool {
         self.state().trace.is_some()
@@ -240,16 +250,32 @@ impl Kernel {
         self.state().stir(with);
     }
 
-    /// Adds a line to the trace, if there is one, under the time and `who`; and to the hash.
-    pub fn note(&self, who: &str, line: impl FnOnce() -> String) {
+    /// Adds a line to the trace, if there is one, under the time and `who`.
+    pub fn line(&self, who: &str, line: impl FnOnce() -> String) {
         let mut state = self.state();
-        let now = state.now;
-        state.stir(now.since_start().as_nanos() as u64);
+        let now = state.now.since_start().as_secs_f64();
         if state.trace.is_some() {
             drop(state);
-            let text = format!("{:>12.6} {who:<16} {}", now.since_start().as_secs_f64(), line());
-            self.state().trace.get_or_insert_default().push(text);
+            let text = format!("{now:>12.6} {who:<16} {}", line());
+            state = self.state();
+            match state.sink.clone() {
+                None => state.trace.get_or_insert_default().push(text),
+                Some(sink) => {
+                    drop(state);
+                    sink(&text);
+                }
+            }
         }
+    }
+
+    /// As [`Kernel::line`], and the event goes into the run's hash.
+    pub fn note(&self, who: &str, line: impl FnOnce() -> String) {
+        {
+            let mut state = self.state();
+            let now = state.now.since_start().as_nanos() as u64;
+            state.stir(now);
+        }
+        self.line(who, line);
     }
 
     /// Something is wrong: the run ends with this.
@@ -312,6 +338,13 @@ impl Kernel {
     pub fn crash_after(&self, node: &Node, turns: u64) {
         if let Some(node) = self.state().nodes.get_mut(node.name()) {
             node.crash_after = Some(node.turns + turns);
+        }
+    }
+
+    /// Takes [`Kernel::crash_after`] back.
+    pub fn spare(&self, node: &Node) {
+        if let Some(node) = self.state().nodes.get_mut(node.name()) {
+            node.crash_after = None;
         }
     }
 

@@ -1,7 +1,45 @@
 //! Runs whole clusters in one process: the shipped code on a simulated clock, network and disk, one seed deciding all.
 
+pub mod canaries;
+pub mod cluster;
+pub mod counter;
 pub mod dice;
 pub mod disk;
 pub mod kernel;
+pub mod linear;
+pub mod locks;
+pub mod masks;
 pub mod net;
+pub mod oracles;
+pub mod plan;
+pub mod run;
+pub mod service;
+pub mod totals;
+pub mod trace;
+pub mod workers;
 pub mod world;
+
+use masks::Masks;
+
+/// The faults that the director injects, by the names of their counters.
+const DIRECTED: &[&str] = &[
+    "fault: breakpoint",
+    "fault: crash",
+    "fault: cut from members",
+    "fault: lab partition",
+    "fault: one-way cut",
+    "fault: partial partition",
+    "fault: partition",
+    "fault: pause",
+    "fault: power cut",
+    "fault: power off",
+    "fault: spurious wake-up",
+    "fault: clock drift",
+];
+
+/// The counters that many runs together must not lack, unless a mask keeps them out; only messages if faults were chosen.
+pub fn expected_counters(masks: &Masks, all_faults: bool) -> Vec<&'static str> {
+    let all = DIRECTED.iter().copied().chain(disk::counters()).chain(net::counters());
+    let masked = |name: &str| masks.has("from-nothing") && name == "fault: power cut";
+    all.filter(|name| (all_faults || !name.starts_with("fault: ")) && !masked(name)).collect()
+}

@@ -15,6 +15,7 @@ use rt::time::Instant;
 use crate::disk::Disks;
 use crate::kernel::{Kernel, Report};
 use crate::net::Net;
+use crate::trace::LogLine;
 
 /// Is told what happens in the code under test (see [`rt::probe::observe`]), on the node's own thread.
 pub type Observer = Arc<dyn Fn(&Node, &dyn Any) + Send + Sync>;
@@ -101,6 +102,9 @@ impl Backend for World {
 
     fn observe(&self, event: &dyn Event) {
         let node = Node::current();
+        if (event as &dyn Any).is::<LogLine>() {
+            return self.kernel.line(node.name(), || format!("  {event:?}"));
+        }
         self.kernel.note(node.name(), || format!("{event:?}"));
         if let Some(observer) = &self.observer {
             observer(&node, event);

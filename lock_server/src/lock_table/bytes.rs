@@ -98,6 +98,9 @@ impl LockTable {
 
     fn read_lock(&mut self, id: LockId, input: &mut Unmarshaller<'_>) -> Result<Lock, StateError> {
         let mut lock = Lock { granted: input.read()?, deferred: read_bool(input)?, ..Lock::default() };
+        if rt::probe::weakened("mutant-flag-not-transferred") {
+            lock.deferred = false;
+        }
         let records = input.read::<u64>()?;
         for _ in 0..records {
             let client: ClientId = input.read()?;

@@ -1,0 +1,89 @@
+//! What a replica reports to a simulator ([`rt::probe`]), in the order of `rsm.state`.
+
+use crate::protocol::Viewstamp;
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A replica was made; it holds no state.
+    Started {
+        /// The last view of its log, 0 without one.
+        vid: u32,
+        /// That view's members.
+        members: Vec<String>,
+    },
+    /// The first node begins a service in view 1.
+    FirstView,
+    /// A view was committed.
+    ViewCommitted {
+        /// Its number.
+        vid: u32,
+        /// Its members, the primary first.
+        members: Vec<String>,
+    },
+    /// Nobody holds the state: this node goes on from an empty one.
+    FromNothing {
+        /// In which view.
+        vid: u32,
+    },
+    /// A backup has installed the primary's state.
+    Installed {
+        /// In which view.
+        vid: u32,
+        /// The last request executed in it.
+        last: Viewstamp,
+        /// Its [`digest`].
+        state: u64,
+    },
+    /// A backup is in sync, and takes the view's requests from now on.
+    InSync {
+        /// In which view.
+        vid: u32,
+        /// The last request executed in its state.
+        last: Viewstamp,
+        /// The state's [`digest`].
+        state: u64,
+    },
+    /// All members are in sync: the primary begins to serve.
+    Serving {
+        /// In which view.
+        vid: u32,
+    },
+    /// The primary has given a request its stamp.
+    Stamped {
+        /// The stamp.
+        vs: Viewstamp,
+        /// The request's [`request_digest`].
+        request: u64,
+    },
+    /// A request was executed.
+    Executed {
+        /// Its stamp.
+        vs: Viewstamp,
+        /// Its [`request_digest`].
+        request: u64,
+        /// By the primary, after all others.
+        as_primary: bool,
+        /// The [`digest`] of the state after it.
+        state: u64,
+    },
+    /// The primary answers its client OK.
+    Answered {
+        /// The stamp of what is answered.
+        vs: Viewstamp,
+    },
+}
+
+/// A number for some bytes, the same in each build and run (FNV-1a).
+pub fn digest(bytes: &[u8]) -> u64 {
+    add(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// A number for a request.
+pub fn request_digest(procedure: u32, args: &[u8]) -> u64 {
+    add(digest(&procedure.to_be_bytes()), args)
+}
+
+fn add(digest: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}

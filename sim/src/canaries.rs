@@ -1,0 +1,158 @@
+//! Known mistakes that can be put back: a simulator is worth what it finds.
+//!
+//! Each is made where the code asks [`rt::probe::weakened`] for its name, and nowhere else (sim/tests/canaries.rs checks
+//! it). The comment above an entry says which faults lead to it and which check sees it.
+//!
+//! Rows of ../shared/holes.md and ../shared/views.md that aren't here:
+//!
+//! | row | why |
+//! |---|---|
+//! | H4 | open in the code itself; the mask of that name covers it |
+//! | H6 | nobody proposes an empty value: it takes a peer that lies |
+//! | H15, H17, H18, H20 | hostile or clumsy input: well-behaved nodes don't send it |
+//! | H21, H22, H23, H24 | growth: no run is long enough |
+//! | S2, S11, S12 | they are about files of the RSM, of which there are none; H1 is the same without them |
+//! | S4, S5, S6 | rule 3 is open in part: the mask `lost-disk` covers it |
+//! | S8 | is H27 |
+//! | S13 | it takes a stranger that makes numbers up |
+//! | L4 | whoever answers pings can transfer, too: both go over the same connections |
+//! | L5 | a reply is lost with its connection only, and comes again on the next; a backup that refuses gets a new view |
+//! | L7 | what it costs is the majority, and no run goes on without one |
+//! | L8 | open, but for joiners that don't come into sync, and those are L4's |
+
+/// A mistake that the simulator has to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// Its name, given to [`rt::probe::weakened`].
+    pub name: &'static str,
+    /// The hole or rule.
+    pub row: &'static str,
+    /// What it does.
+    pub what: &'static str,
+    /// Within how many seeds it is to be found.
+    pub seeds: u64,
+}
+
+const fn canary(name: &'static str, row: &'static str, what: &'static str) -> Canary {
+    Canary { name, row, what, seeds: 1000 }
+}
+
+/// One that needs several things at once.
+const fn rare(name: &'static str, row: &'static str, what: &'static str) -> Canary {
+    Canary { seeds: 5000, ..canary(name, row, what) }
+}
+
+/// All of them.
+pub const CANARIES: &[Canary] = &[
+    // A primary restarts before it is removed, waits for backups that need nothing, and removes them one by one:
+    // served-without-state.
+    canary("H1-serves-after-restart", "H1", "a member that restarts goes on with the empty state that it has"),
+    // A backup dies or leaves while a request is under way, and another one has it: diverged, served-unsynced.
+    canary("H2-stamp-moves-last", "H2", "the primary's last viewstamp moves when a stamp is given"),
+    // Nodes join one after the other, and those that have the state fall silent: served-without-state.
+    canary("H3-joiners-outnumber", "H3", "joiners are admitted while others wait for the state, and count as holders"),
+    // A power cut after a promise, vote or view was answered for: vote-forgotten.
+    canary("H5-answer-before-sync", "H5", "what is appended to the Paxos log isn't synced before the answer"),
+    // A power cut in the middle of an append, and a start: exit.
+    canary("H5-torn-end-stops", "H5", "a node whose log has a torn end doesn't start"),
+    // A newcomer is granted the lock while the retry to the head of the queue is on its way: two-holders.
+    canary("H7-retry-grants", "H7", "a client takes a lock on a retry's word"),
+    // Any contention: two-holders, or a release that is refused.
+    canary("H7-revoke-takes", "H7", "a client gives a lock back on a revoke's word, though a thread has it"),
+    // A primary restarts before it is removed: heartbeats are answered, and it says BUSY for ever: stuck.
+    canary("H8-restart-unannounced", "H8", "a member that lost its state doesn't ask to be removed"),
+    // A backup is paused or cut off for more than one second and less than it takes to be removed: stuck.
+    canary("H9-invoke-sent-once", "H9", "a request that a backup didn't answer isn't sent again, and nobody is told"),
+    // A primary is cut off from the members, and not from the clients, until they have a new one and it knows no
+    // better: stuck.
+    canary("H10-clings-to-busy", "H10", "a client asks a node that says BUSY again and again"),
+    // Several members lose the smallest one at a time: stuck.
+    canary("H11-no-back-off", "H11", "proposers neither queue up nor back off nor wait for another's round"),
+    // The primary dies with a lock cached at one client and wanted by another: stuck.
+    canary("H12-nothing-due", "H12", "a new primary doesn't derive from the state whom it has to tell what"),
+    // A removal while a member is silent takes time, in which pings come: rounds fail, members are removed: stuck.
+    canary("H13-heartbeat-waits", "H13", "the heartbeat's handler waits for the node's own round to end"),
+    // A client is cut off from all nodes for some seconds: stuck.
+    canary("H14-list-runs-dry", "H14", "a client forgets nodes that don't answer"),
+    // A decide is lost, and the next one comes: a panic.
+    canary("H16-decide-stops", "H16", "a decide after a gap stops the node"),
+    // A member that missed two views is asked whether it is alive: a panic.
+    canary("H16-heartbeat-stops", "H16", "a heartbeat from two views ahead stops the node"),
+    // A reply is lost with its connection: handled-twice.
+    canary("H19-unknown-is-new", "H19", "a client without an entry is new, and entries go with their connections"),
+    // The first node is removed and comes back: apart.
+    canary("H25-joiner-asks-first-only", "H25", "a joiner asks nobody but FIRST"),
+    // Two joiners, or two requests that wait for a backup, keep votes, transfers and heartbeats waiting: stuck, apart.
+    canary("H26-one-pool", "H26", "all handlers, heartbeats too, run on one small pool"),
+    // A joiner votes in the next instance before the answer to its joinreq is there, and for a lower number afterwards:
+    // vote-forgotten.
+    rare("H27-join-forgets-promises", "H27, S8", "another node's log takes the place of own promises and votes"),
+    // Two threads commit views one after the other, as one that restores a log and a decide's handler: view-order, stuck.
+    canary("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
+    // A primary restarts, and before it is removed another view is formed: served-without-state.
+    canary("S1-member-holds-state", "S1", "a member of a view counts as one that holds the state"),
+    // A primary restarts, and is asked by nobody before it has a view: served-without-state.
+    canary(
+        "S3-same-members-again",
+        "S3",
+        "a member that restarts without its state proposes the same members and goes on",
+    ),
+    // A node is one view behind when a round for the next one begins: vote-forgotten, two-values.
+    canary("S7-votes-ahead", "S7", "a node votes in an instance beyond the one after its last view"),
+    // A backup answers no request for more than a second, and isn't removed: stamp-reused.
+    canary("S9-stamp-given-again", "S9", "a stamp that not all have acknowledged is given to the next request"),
+    // A view comes while an acknowledgement is on its way: diverged, out-of-turn.
+    canary("S10-late-acknowledgement", "S10", "a new view doesn't drop the request that is under way"),
+    // A decide comes late, and a ping in between: nobody must be removed for that.
+    canary("L1-behind-is-dead", "L1", "a member in an older view is removed at once"),
+    // A member is away for long, another one counts on alone, loses its state, and its vote is needed: stuck.
+    rare("L2-numbers-crawl", "L2", "rounds are tried without a majority, and a rejected number grows by one"),
+    // Two of four, or one of two, are cut off from the others: two-values.
+    canary("mutant-majority-is-half", "mutant", "half of the members are a majority"),
+    // A round that nobody else answers in its second step: two-values.
+    canary("mutant-own-vote-twice", "mutant", "a proposer counts its own vote twice"),
+    // Two proposers at once: two-values.
+    canary("mutant-any-answer-accepts", "mutant", "whatever an acceptor answers to accept counts as a vote"),
+    // A proposer dies, or is cut off, after its value was accepted: two-values.
+    canary("mutant-nothing-inherited", "mutant", "a proposer ignores what acceptors have accepted before"),
+    // Two proposers at once: vote-forgotten.
+    canary("mutant-promise-unchecked", "mutant", "an acceptor accepts below its promise"),
+    // A node restarts between a promise and the view that follows: vote-forgotten.
+    canary("mutant-promise-not-read", "mutant", "promises in the log are skipped at a start"),
+    // A node restarts between a vote and the view that follows: vote-forgotten.
+    canary("mutant-vote-not-read", "mutant", "votes in the log are skipped at a start"),
+    // A power cut in the middle of an append, two starts: exit.
+    canary(
+        "mutant-torn-end-stays",
+        "mutant",
+        "a torn end of the log isn't cut off, and the next append goes behind it",
+    ),
+    // A bit flips in a number or name of the log: vote-forgotten, two-values.
+    canary("mutant-crc-unchecked", "mutant", "checksums in the log aren't compared"),
+    // Two members die, and one comes back without its state before the other's death is noticed: stuck.
+    canary("mutant-removal-unguarded", "mutant", "a member is removed though no majority would be left that answers"),
+    // Each view with a backup that takes its time: served-unsynced.
+    canary("mutant-serves-before-sync", "mutant", "the primary serves before all members are in sync"),
+    // Two views one after the other, and a transferdonereq on its way: served-unsynced.
+    canary("mutant-late-transferdone-counts", "mutant", "transferdonereq of an older view counts for the present one"),
+    // Two views one after the other, and a transfer under way: out-of-turn.
+    canary("mutant-late-state-installed", "mutant", "a state that was asked for in an older view is installed"),
+    // The primary's view changes while a backup is a request ahead of it: served-unsynced, diverged.
+    canary("mutant-newer-state-kept", "mutant", "a backup that is ahead of the primary keeps its state"),
+    // The primary's second backup is slower than the first: not-replicated.
+    canary("mutant-first-answer-is-enough", "mutant", "the primary executes and answers after the first backup"),
+    // A backup's answer is lost for more than a second: out-of-turn.
+    canary("mutant-backup-executes-again", "mutant", "a backup executes a request that is sent again once more"),
+    // A client was told BUSY, and its request is executed later: answered-unexecuted.
+    canary("mutant-anothers-answer", "mutant", "a client is given the answer to an earlier request"),
+    // A connection breaks while a request is executed: handled-twice.
+    canary("mutant-copy-runs", "mutant", "a copy of a request that is in progress is run, too"),
+    // A client gives up waiting while another one has the lock: two-holders.
+    canary("mutant-release-by-anybody", "mutant", "a release frees the lock, whoever sends it"),
+    // A client's acquire is sent again after BUSY or to a new primary: stuck.
+    canary("mutant-acquire-runs-again", "mutant", "a repeated acquire finds the lock taken, by its own client"),
+    // A revoke is lost while its client is paused or cut off: stuck.
+    canary("mutant-revoke-sent-once", "mutant", "a revoke that failed isn't sent again"),
+    // A backup fetches the state while a lock is free, wanted, and a newcomer was sent away: unknown-state, diverged.
+    canary("mutant-flag-not-transferred", "mutant", "a transferred state lacks a field"),
+];

@@ -1,0 +1,482 @@
+//! The nodes of a service and its clients, on machines that can be killed and started again.
+//!
+//! Each node has a machine of its own, 10.0.0.N, and each client too, 10.0.1.N. A node is always started with the same
+//! command line; only one that has lost its disk, where that is known to be unsafe, waits until nobody counts on it, as
+//! its operator is told to.
+#![expect(clippy::disallowed_types, reason = "the simulator's own lock; it is never held across a switch")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::ManuallyDrop;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rt::thread::Node;
+use rt::time::Instant;
+use yfs_rpc::PollMgr;
+use yfs_rsm::{Options, RsmError, Timing};
+
+use crate::dice::Dice;
+use crate::kernel::Death;
+use crate::masks::Masks;
+use crate::oracles::Oracles;
+use crate::plan::Plan;
+use crate::service::{Client, Replica, Service};
+use crate::world::World;
+
+/// The port of a node's clients and peers; its testers use the next one.
+const PORT: u16 = 5000;
+/// The port of the lab's testers.
+pub(crate) const TEST_PORT: u16 = PORT + 1;
+/// How often it is looked whether a node that lost its disk may start.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Faults happen: nothing wrong may be done.
+    Faults,
+    /// A majority of the view is well and the rest dead: requests complete.
+    Majority,
+    /// All are well: all come together.
+    All,
+}
+
+/// How a node ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// Its process dies; its files stay, its connections are closed.
+    Process,
+    /// Its machine has no power any more.
+    Power,
+}
+
+struct Member {
+    name: String,
+    host: IpAddr,
+    first: String,
+    alive: bool,
+    /// Counts its starts and ends, so that what was planned for an earlier life doesn't happen.
+    life: u64,
+    /// Never dropped: its destructor would shut the node down, which dies as a process does, or is left when the run ends.
+    replica: Option<ManuallyDrop<Arc<dyn Replica>>>,
+    /// Its process may end by itself: a disk fails, or a breakpoint is set.
+    may_exit: bool,
+    /// It will die.
+    doomed: bool,
+    /// Its disk was lost, and it hasn't joined since.
+    lost: bool,
+    /// It stays dead in this phase.
+    out: bool,
+}
+
+struct State {
+    members: Vec<Member>,
+    phase: Phase,
+    stop_clients: bool,
+    dice: Dice,
+    requests: BTreeMap<u64, (String, Instant)>,
+    next_request: u64,
+    completed: u64,
+}
+
+struct Inner {
+    world: World,
+    plan: Plan,
+    masks: Masks,
+    service: Arc<dyn Service>,
+    oracles: Oracles,
+    state: Mutex<State>,
+}
+
+/// The nodes and clients of a run. Clones are the same ones.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+impl Cluster {
+    /// The nodes of a plan, none of them started.
+    pub fn new(world: World, plan: Plan, masks: Masks, service: Arc<dyn Service>, oracles: Oracles) -> Self {
+        let member = |number: usize| {
+            let host = IpAddr::from([10, 0, 0, number as u8 + 1]);
+            Member {
+                name: format!("{host}:{PORT}"),
+                host,
+                first: format!("10.0.0.1:{PORT}"),
+                alive: false,
+                life: 0,
+                replica: None,
+                may_exit: false,
+                doomed: false,
+                lost: false,
+                out: false,
+            }
+        };
+        let mut dice = plan.dice.clone();
+        let state = State {
+            members: (0..plan.nodes).map(member).collect(),
+            phase: Phase::Faults,
+            stop_clients: false,
+            dice: dice.fork(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+            completed: 0,
+        };
+        let cluster = Cluster(Arc::new(Inner { world, plan, masks, service, oracles, state: Mutex::new(state) }));
+        let told = cluster.clone();
+        cluster.world().kernel.on_death(move |node, death| told.on_death(node, death));
+        cluster
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The world around it.
+    pub fn world(&self) -> &World {
+        &self.0.world
+    }
+
+    /// The run's plan.
+    pub fn plan(&self) -> &Plan {
+        &self.0.plan
+    }
+
+    /// What is known to be open, and not looked for.
+    pub fn masks(&self) -> &Masks {
+        &self.0.masks
+    }
+
+    /// The run's checks.
+    pub fn oracles(&self) -> &Oracles {
+        &self.0.oracles
+    }
+
+    /// What is simulated.
+    pub fn service(&self) -> &Arc<dyn Service> {
+        &self.0.service
+    }
+
+    /// How many nodes there are, dead ones too.
+    pub fn len(&self) -> usize {
+        self.0.plan.nodes
+    }
+
+    /// Whether there are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A node's name.
+    pub fn name(&self, member: usize) -> String {
+        self.state().members[member].name.clone()
+    }
+
+    /// A node's machine.
+    pub fn host(&self, member: usize) -> IpAddr {
+        self.state().members[member].host
+    }
+
+    /// A client's machine.
+    pub fn client_host(client: usize) -> IpAddr {
+        IpAddr::from([10, 0, 1, client as u8 + 1])
+    }
+
+    /// The nodes that run.
+    pub fn alive(&self) -> Vec<usize> {
+        let state = self.state();
+        (0..state.members.len()).filter(|m| state.members[*m].alive).collect()
+    }
+
+    /// The nodes that run and have opened their port, with what they are.
+    pub fn replicas(&self) -> Vec<(usize, Arc<dyn Replica>)> {
+        let state = self.state();
+        let replicas = state.members.iter().enumerate().filter(|(_, m)| m.alive);
+        replicas.filter_map(|(number, m)| Some((number, Arc::clone(m.replica.as_ref()?)))).collect()
+    }
+
+    /// Starts a node, unless it runs.
+    pub fn start(&self, member: usize) {
+        let kernel = &self.world().kernel;
+        let (node, host, unsafe_now) = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            if m.alive || m.out {
+                return;
+            }
+            (Node::new(&m.name), m.host, m.lost && self.0.masks.has("lost-disk"))
+        };
+        if unsafe_now && !self.may_start_anew(member) {
+            let (cluster, life) = (self.clone(), self.state().members[member].life);
+            return kernel.after(LOOK_AGAIN, move || {
+                if cluster.state().members[member].life == life {
+                    cluster.start(member);
+                }
+            });
+        }
+        let drift = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            (m.alive, m.life, m.lost) = (true, m.life + 1, false);
+            let drift = 2 * self.0.plan.drift + 1;
+            state.dice.below(drift) as i64 - self.0.plan.drift as i64
+        };
+        kernel.add_node(&node, drift);
+        self.world().net.power_on(host);
+        if drift != 0 {
+            kernel.count("fault: clock drift");
+        }
+        kernel.note(node.name(), || format!("starts; its clock gains {drift} millionths"));
+        kernel.count("start");
+        let cluster = self.clone();
+        if let Err(error) = node.spawn("main", move || cluster.main_of(member)) {
+            kernel.find(format!("no thread: {error}"));
+        }
+    }
+
+    /// A node without its log is a new node: nobody may count on the one that it was, and it can't be the first.
+    fn may_start_anew(&self, member: usize) -> bool {
+        let name = self.name(member);
+        let replicas = self.replicas();
+        let listed = |view: &[String]| view.contains(&name);
+        if listed(&self.0.oracles.latest_view().1) || replicas.iter().any(|(_, r)| listed(&r.view().1)) {
+            return false;
+        }
+        let Some(other) = replicas.first().map(|(other, _)| self.name(*other)) else { return false };
+        self.state().members[member].first = other;
+        true
+    }
+
+    /// What the program `lock_server` does.
+    fn main_of(&self, member: usize) {
+        let (first, me) = {
+            let state = self.state();
+            (state.members[member].first.clone(), state.members[member].name.clone())
+        };
+        let kernel = self.world().kernel.clone();
+        let Ok(pollmgr) = PollMgr::new() else { return kernel.find("no poll manager".to_owned()) };
+        let (fatal, who) = (kernel.clone(), me.clone());
+        let options = Options {
+            first,
+            me,
+            dir: PathBuf::new(),
+            test_port: Some(TEST_PORT),
+            timing: Timing::default(),
+            rpc: yfs_rpc::Options::default(),
+            pollmgr,
+            on_fatal: Arc::new(move |reason| {
+                fatal.note(&who, || format!("stops: {reason}"));
+                rt::process::exit(1)
+            }),
+        };
+        match self.0.service.start(options) {
+            Ok(replica) => self.state().members[member].replica = Some(ManuallyDrop::new(replica)),
+            Err(error) => {
+                kernel.note(&self.name(member), || format!("can't start: {error}"));
+                if matches!(error, RsmError::Log(_)) {
+                    self.unusable(member);
+                }
+                rt::process::exit(1);
+            }
+        }
+    }
+
+    /// The node's log is damaged: as it tells its operator, he puts it aside, and lets the node join as a new one.
+    fn unusable(&self, member: usize) {
+        let mut state = self.state();
+        let m = &mut state.members[member];
+        if m.may_exit {
+            self.world().disks.wipe(m.host);
+            m.lost = true;
+            let node = Node::new(&m.name);
+            drop(state);
+            self.0.oracles.node_lost_disk(&node);
+        }
+    }
+
+    /// A process has ended by itself, or at a switch where it was to.
+    fn on_death(&self, node: &Node, death: &Death) {
+        let member = self.state().members.iter().position(|m| m.name == node.name());
+        let Some(member) = member else { return };
+        let may_exit = self.state().members[member].may_exit;
+        match death {
+            Death::Exit(status) if !may_exit => {
+                self.world().kernel.find(format!("exit: {node:?} ended by itself with status {status}"));
+            }
+            Death::Exit(_) => {}
+            Death::Crash => self.world().kernel.count("fault: crash"),
+        }
+        self.buried(member, Kill::Process);
+        self.plan_restart(member);
+    }
+
+    /// Ends a node. It is started again only by [`Cluster::start`].
+    pub fn kill(&self, member: usize, how: Kill) {
+        if !self.state().members[member].alive {
+            return;
+        }
+        let node = Node::new(&self.name(member));
+        self.world().kernel.note(node.name(), || format!("killed: {how:?}"));
+        self.world().kernel.crash(&node);
+        self.buried(member, how);
+    }
+
+    fn buried(&self, member: usize, how: Kill) {
+        let (node, host) = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            m.alive = false;
+            m.life += 1;
+            m.doomed = false;
+            m.may_exit = false;
+            m.replica = None;
+            (Node::new(&m.name), m.host)
+        };
+        let World { net, disks, .. } = self.world();
+        match how {
+            Kill::Process => {
+                net.process_died(host);
+                disks.process_died(host);
+            }
+            Kill::Power => {
+                net.power_off(host);
+                disks.power_off(host);
+            }
+        }
+        self.0.oracles.node_died(&node);
+    }
+
+    /// Lets a dead node start again: at once, soon, or later.
+    pub fn plan_restart(&self, member: usize) {
+        let (life, pause) = {
+            let mut state = self.state();
+            let life = state.members[member].life;
+            let (least, most) = match (state.phase, state.dice.below(4)) {
+                (Phase::Faults, 0) => (0, 30),
+                (Phase::Faults, 1) => (100, 500),
+                (Phase::Faults, 2) => (500, 3_000),
+                (Phase::Faults, _) => (2_000, 8_000),
+                _ => (0, 100),
+            };
+            (life, state.dice.between(Duration::from_millis(least), Duration::from_millis(most)))
+        };
+        let cluster = self.clone();
+        self.world().kernel.after(pause, move || {
+            if cluster.state().members[member].life == life {
+                cluster.start(member);
+            }
+        });
+    }
+
+    /// The node's disk is lost; it has to be dead.
+    pub fn lose_disk(&self, member: usize) {
+        let (node, host) = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            m.lost = true;
+            (Node::new(&m.name), m.host)
+        };
+        self.world().disks.wipe(host);
+        self.0.oracles.node_lost_disk(&node);
+    }
+
+    /// From now on the node may end by itself, or not.
+    pub fn set_may_exit(&self, member: usize, may: bool) {
+        self.state().members[member].may_exit = may;
+    }
+
+    /// Whether the node may end by itself.
+    pub fn may_exit(&self, member: usize) -> bool {
+        self.state().members[member].may_exit
+    }
+
+    /// The node is going to die.
+    pub fn set_doomed(&self, member: usize, doomed: bool) {
+        self.state().members[member].doomed = doomed;
+    }
+
+    /// The node stays dead, or not any more.
+    pub fn set_out(&self, member: usize, out: bool) {
+        self.state().members[member].out = out;
+    }
+
+    /// The nodes whose disks are lost, and that haven't been started since.
+    pub fn lost(&self) -> Vec<usize> {
+        let state = self.state();
+        (0..state.members.len()).filter(|m| state.members[*m].lost).collect()
+    }
+
+    /// Whether a member of the latest view would hold the state if this node died now, and all that are doomed.
+    pub fn others_hold_the_state(&self, member: usize) -> bool {
+        let holders: BTreeSet<String> = self.0.oracles.holders();
+        let state = self.state();
+        let others = state.members.iter().enumerate().filter(|(number, m)| *number != member && m.alive && !m.doomed);
+        let (_, view) = self.0.oracles.latest_view();
+        others.into_iter().any(|(_, m)| holders.contains(&m.name) && view.contains(&m.name))
+    }
+
+    /// What the run is doing.
+    pub fn phase(&self) -> Phase {
+        self.state().phase
+    }
+
+    /// The run does something else now.
+    pub fn set_phase(&self, phase: Phase) {
+        self.world().kernel.note("director", || format!("phase: {phase:?}"));
+        self.state().phase = phase;
+    }
+
+    /// Starts a client.
+    pub fn start_client(&self, number: usize) {
+        let host = Self::client_host(number);
+        let node = Node::new(&host.to_string());
+        let kernel = &self.world().kernel;
+        kernel.add_node(&node, 0);
+        let cluster = self.clone();
+        let seeds = (0..self.len()).map(|member| self.name(member)).collect();
+        let started = node.spawn("client", move || {
+            let Ok(pollmgr) = PollMgr::new() else { return };
+            let (threads, keys) = (cluster.plan().threads, cluster.plan().keys);
+            let client = Client { number, threads, keys, seeds, pollmgr, cluster: cluster.clone() };
+            cluster.service().client(&client);
+        });
+        if let Err(error) = started {
+            kernel.find(format!("no thread: {error}"));
+        }
+    }
+
+    /// Whether clients are to do more.
+    pub(crate) fn clients_go_on(&self) -> bool {
+        !self.state().stop_clients
+    }
+
+    /// Clients finish what they do.
+    pub fn stop_clients(&self) {
+        self.state().stop_clients = true;
+    }
+
+    pub(crate) fn begun(&self, what: &str) -> u64 {
+        let now = self.world().kernel.now();
+        let mut state = self.state();
+        state.next_request += 1;
+        let number = state.next_request;
+        state.requests.insert(number, (what.to_owned(), now));
+        number
+    }
+
+    pub(crate) fn completed(&self, number: u64) {
+        let mut state = self.state();
+        state.requests.remove(&number);
+        state.completed += 1;
+    }
+
+    /// How many requests of clients are complete.
+    pub fn completed_requests(&self) -> u64 {
+        self.state().completed
+    }
+
+    /// The requests that aren't complete, and since when.
+    pub fn pending(&self) -> Vec<(String, Instant)> {
+        self.state().requests.values().cloned().collect()
+    }
+}

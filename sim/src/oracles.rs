@@ -1,0 +1,191 @@
+//! The checks of a run: what the code under test reports ([`rt::probe`]) is held against what must never happen.
+//!
+//! | finding | what is wrong | rule |
+//! |---|---|---|
+//! | `two-values` | two acceptors, or one at two times, have two values for an instance | Paxos |
+//! | `view-step` | a view differs from the one before by more than one name | 6 |
+//! | `view-order` | a node skips a view, or goes back to one | 1 |
+//! | `vote-forgotten` | a promise, vote or value that was on a disk is gone or taken back, though the disk isn't lost | 6, H5 |
+//! | `two-services` | a second first view | 3, S6 |
+//! | `two-primaries` | two nodes serve in one view, or one does twice | H1 |
+//! | `wrong-primary` | who serves isn't the first name of the view | |
+//! | `served-without-state` | a primary serves that doesn't hold the state | 0, H1, H3 |
+//! | `served-unsynced` | a primary serves before all members have its state | H2, rule 8 |
+//! | `stamp-reused` | a stamp is given twice | 4, S9 |
+//! | `out-of-turn` | a stamp is skipped or executed twice, or in a view that the node isn't in sync in | 4 |
+//! | `unstamped` | a request is executed under a stamp that isn't its own | 4 |
+//! | `not-replicated` | the primary executes what not all members have executed | H2 |
+//! | `diverged` | equal viewstamps, unequal states, requests or pasts | H2 |
+//! | `unknown-state` | somebody installs a state that nobody had | 8 |
+//! | `answered-unexecuted` | a client is told OK for what the primary hasn't executed | 4 |
+//! | `lost-acknowledged` | a primary serves without a request that a client was told is done | 0, 4 |
+//! | `executed-twice` | a state has a request twice (off under the mask `H4`) | H4 |
+//! | `from-nothing` | the service goes on from an empty state (under the mask: the run ends) | 5 |
+//! | `handled-twice` | one request of a client reaches a server's handler twice | rpc |
+//! | `window-bounds` | the reply windows hold more than they may | rpc |
+//!
+//! Each check costs logarithmic time. Who reports is known by the name of his node, which has to be the name that views
+//! have for it. One run has one service.
+
+mod history;
+pub mod locks;
+mod paxos;
+mod rpc;
+mod rsm;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+#[expect(clippy::disallowed_types, reason = "of the simulator; it is never held across a switch")]
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use locks::LockOracle;
+use rt::thread::Node;
+use yfs_rsm::protocol::Viewstamp;
+
+use crate::kernel::Kernel;
+use crate::masks::Masks;
+
+/// What is wrong: the check's name, and what it saw.
+type Violation = (&'static str, String);
+
+/// The checks of one run. Clones are the same ones.
+#[derive(Clone)]
+pub struct Oracles {
+    kernel: Kernel,
+    masks: Masks,
+    #[expect(clippy::disallowed_types, reason = "as above")]
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    views: paxos::Views,
+    acceptors: BTreeMap<String, paxos::Votes>,
+    service: rsm::Service,
+    /// What each node's servers have handled.
+    handled: BTreeMap<String, rpc::Handled>,
+    /// Nothing is looked at any more: something was found, or the run was cut short.
+    over: bool,
+    cut_short: bool,
+}
+
+impl Oracles {
+    /// The checks of a run, but for what is masked. `unique_requests`: no two requests of clients are the same bytes, so
+    /// one that is executed twice is a mistake.
+    pub fn new(kernel: Kernel, masks: &Masks, unique_requests: bool) -> Self {
+        let state = State {
+            views: paxos::Views::default(),
+            acceptors: BTreeMap::new(),
+            service: rsm::Service::new(unique_requests && !masks.has("H4")),
+            handled: BTreeMap::new(),
+            over: false,
+            cut_short: false,
+        };
+        #[expect(clippy::disallowed_types, reason = "as above")]
+        let state = Arc::new(Mutex::new(state));
+        Oracles { kernel, masks: masks.clone(), state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under it would end the run anyway.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Something has happened at a node; see [`crate::world::Observer`]. Ends the run if it must not have.
+    pub fn observe(&self, node: &Node, event: &dyn Any) {
+        let violation = {
+            let mut state = self.state();
+            if state.over {
+                return;
+            }
+            let violation = state.take(node.name(), event).err();
+            state.over = violation.is_some();
+            state.cut_short = violation.as_ref().is_some_and(|(check, _)| self.is_masked(check));
+            violation
+        };
+        match violation {
+            Some((check, _)) if self.is_masked(check) => {
+                self.kernel.count("masked: from-nothing");
+                self.kernel.end();
+            }
+            Some((check, what)) => self.kernel.find(format!("{check}: {}: {what}", node.name())),
+            None => {}
+        }
+    }
+
+    fn is_masked(&self, check: &str) -> bool {
+        check == rsm::FROM_NOTHING && self.masks.has(check)
+    }
+
+    /// A node's process has died; its disk is there.
+    pub fn node_died(&self, node: &Node) {
+        let mut state = self.state();
+        state.service.forget(node.name());
+        state.handled.remove(node.name());
+    }
+
+    /// The disk of a node that is dead was lost: what it promised may be taken back.
+    pub fn node_lost_disk(&self, node: &Node) {
+        self.state().acceptors.remove(node.name());
+    }
+
+    /// Whether the run was ended early at a hole that is masked.
+    pub fn is_cut_short(&self) -> bool {
+        self.state().cut_short
+    }
+
+    /// How many requests have been acknowledged to clients.
+    pub fn acknowledged(&self) -> u64 {
+        self.state().service.acknowledged()
+    }
+
+    /// How many requests have been executed anywhere, those that were dropped again too.
+    pub fn executed(&self) -> usize {
+        self.state().service.executed()
+    }
+
+    /// In how many views somebody has served.
+    pub fn served_views(&self) -> usize {
+        self.state().service.served_views()
+    }
+
+    /// The last view that any disk has, the primary first; 0 and nobody before the first.
+    pub fn latest_view(&self) -> (u32, Vec<String>) {
+        self.state().views.latest()
+    }
+
+    /// What has got a vote for the view after the latest: it may be chosen, and nobody know it.
+    pub fn views_to_come(&self) -> Vec<Vec<String>> {
+        self.state().views.to_come()
+    }
+
+    /// The nodes alive that hold the state: they were in sync once and have been members ever since, as they know it.
+    pub fn holders(&self) -> BTreeSet<String> {
+        self.state().service.holders()
+    }
+
+    /// The last request that a node has executed; `None` if it is dead.
+    pub fn position(&self, node: &Node) -> Option<Viewstamp> {
+        self.state().service.position(node.name())
+    }
+}
+
+impl State {
+    fn take(&mut self, node: &str, event: &dyn Any) -> Result<(), Violation> {
+        if let Some(event) = event.downcast_ref() {
+            let votes = self.acceptors.entry(node.to_owned()).or_default();
+            paxos::take(&mut self.views, votes, event)?;
+        }
+        if let Some(event) = event.downcast_ref() {
+            if let yfs_rsm::events::Event::ViewCommitted { vid, members } = event {
+                self.views.is_known(*vid, members)?;
+            }
+            self.service.take(node, event)?;
+        }
+        if let Some(event) = event.downcast_ref() {
+            rpc::take(self.handled.entry(node.to_owned()).or_default(), event)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,538 @@
+use std::any::Any;
+
+use yfs_paxos::events::Event as Paxos;
+use yfs_paxos::{ProposalNumber, Value};
+use yfs_rpc::events::Event as Rpc;
+use yfs_rpc::pdu::{ClientNonce, ServerNonce, Xid};
+use yfs_rpc::reply_window::{Limits, Sizes};
+use yfs_rsm::events::Event as Rsm;
+
+use super::*;
+use crate::kernel::Schedule;
+
+/// A run without a run: events come from the test.
+struct Run {
+    kernel: Kernel,
+    oracles: Oracles,
+}
+
+fn vs(vid: u32, seqno: u32) -> Viewstamp {
+    Viewstamp { vid, seqno }
+}
+
+fn value(names: &[&str]) -> Value {
+    Value::of(names).expect("a view")
+}
+
+fn number(n: u32) -> ProposalNumber {
+    ProposalNumber { n, node: "a".to_owned() }
+}
+
+/// The state that a request leads to, if all is well.
+fn after(last: Viewstamp) -> u64 {
+    u64::from(last.vid) << 32 | u64::from(last.seqno)
+}
+
+impl Run {
+    fn masked(masks: &[&str]) -> Self {
+        let kernel = Kernel::new(1, Schedule::default(), false);
+        let masks = Masks::named(masks.iter().copied()).expect("known names");
+        Run { oracles: Oracles::new(kernel.clone(), &masks, true), kernel }
+    }
+
+    fn new() -> Self {
+        Run::masked(&[])
+    }
+
+    /// Nodes that have started without a log.
+    fn started(names: &[&str]) -> Self {
+        let run = Run::new();
+        names.iter().for_each(|name| run.start(name));
+        run
+    }
+
+    /// a, b and c are in sync in view 3, and a serves.
+    fn of_three() -> Self {
+        let run = Run::started(&["a", "b", "c"]);
+        run.see("a", &Rsm::FirstView);
+        run.view(1, &["a"], &["a"]);
+        run.view(2, &["a", "b"], &["a", "b"]);
+        run.view(3, &["a", "b", "c"], &["a", "b", "c"]);
+        run.in_sync("b", 3, vs(0, 0));
+        run.in_sync("c", 3, vs(0, 0));
+        run.see("a", &Rsm::Serving { vid: 3 });
+        run.is_well();
+        run
+    }
+
+    fn see(&self, node: &str, event: &dyn Any) {
+        self.oracles.observe(&Node::new(node), event);
+    }
+
+    fn start(&self, node: &str) {
+        self.see(node, &Rsm::Started { vid: 0, members: Vec::new() });
+    }
+
+    /// A view is decided, and these nodes learn it.
+    fn view(&self, vid: u32, members: &[&str], by: &[&str]) {
+        for node in by {
+            self.see(node, &Paxos::Committed { instance: vid, value: value(members) });
+            let members = members.iter().map(|name| (*name).to_owned()).collect();
+            self.see(node, &Rsm::ViewCommitted { vid, members });
+        }
+    }
+
+    fn in_sync(&self, node: &str, vid: u32, last: Viewstamp) {
+        self.see(node, &Rsm::InSync { vid, last, state: after(last) });
+    }
+
+    fn install(&self, node: &str, vid: u32, last: Viewstamp) {
+        self.see(node, &Rsm::Installed { vid, last, state: after(last) });
+        self.in_sync(node, vid, last);
+    }
+
+    fn stamp(&self, node: &str, vs: Viewstamp, request: u64) {
+        self.see(node, &Rsm::Stamped { vs, request });
+    }
+
+    fn execute(&self, node: &str, vs: Viewstamp, request: u64, as_primary: bool) {
+        self.see(node, &Rsm::Executed { vs, request, as_primary, state: after(vs) });
+    }
+
+    /// A request from its stamp to its answer; the first node is the primary.
+    fn request(&self, nodes: &[&str], vs: Viewstamp, request: u64) {
+        self.stamp(nodes[0], vs, request);
+        nodes[1..].iter().for_each(|node| self.execute(node, vs, request, false));
+        self.execute(nodes[0], vs, request, true);
+        self.see(nodes[0], &Rsm::Answered { vs });
+    }
+
+    /// Nothing was found so far.
+    fn is_well(&self) {
+        assert_eq!(self.kernel.report().finding, None);
+    }
+
+    fn finds(&self, check: &str) {
+        let finding = self.kernel.report().finding.unwrap_or_default();
+        assert!(finding.starts_with(&format!("{check}: ")), "{check} wanted, found was: {finding}");
+        assert!(self.kernel.is_over());
+    }
+}
+
+#[test]
+fn one_value_an_instance() {
+    let run = Run::new();
+    run.see("a", &Paxos::Committed { instance: 1, value: value(&["a"]) });
+    run.see("b", &Paxos::Committed { instance: 1, value: value(&["a"]) });
+    run.see("a", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
+    assert_eq!(run.oracles.latest_view(), (2, vec!["a".to_owned(), "b".to_owned()]));
+    run.oracles.node_died(&Node::new("a"));
+    run.oracles.node_lost_disk(&Node::new("a"));
+    run.see("a", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.is_well();
+    run.see("a", &Paxos::Restored { values: vec![(1, value(&["c"]))], promised: None, accepted: None });
+    run.finds("two-values");
+}
+
+#[test]
+fn replicas_know_the_decided_views() {
+    let run = Run::started(&["a"]);
+    run.view(1, &["a"], &["a"]);
+    run.is_well();
+    run.see("a", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
+    run.see("a", &Rsm::ViewCommitted { vid: 2, members: vec!["a".to_owned(), "c".to_owned()] });
+    run.finds("two-values");
+}
+
+#[test]
+fn views_differ_by_one_name() {
+    let run = Run::new();
+    run.see("a", &Paxos::Committed { instance: 5, value: value(&["a", "b"]) });
+    run.see("a", &Paxos::Committed { instance: 6, value: value(&["b"]) });
+    run.see("a", &Paxos::Committed { instance: 7, value: value(&["b"]) });
+    run.is_well();
+    run.see("a", &Paxos::Committed { instance: 8, value: value(&["b", "c", "d"]) });
+    run.finds("view-step");
+}
+
+#[test]
+fn replicas_see_each_view() {
+    let run = Run::started(&["a"]);
+    run.view(4, &["a"], &["a"]);
+    run.view(5, &["a"], &["a"]);
+    run.is_well();
+    run.see("b", &Paxos::Committed { instance: 6, value: value(&["a"]) });
+    run.view(7, &["a"], &["a"]);
+    run.finds("view-order");
+}
+
+#[test]
+fn a_promise_is_kept() {
+    let voted = || {
+        let run = Run::new();
+        run.see("b", &Paxos::Committed { instance: 1, value: value(&["a"]) });
+        run.see("b", &Paxos::Promised { instance: 2, n: number(3) });
+        run.see("b", &Paxos::Accepted { instance: 2, n: number(3), value: value(&["a", "b"]) });
+        run.see("b", &Paxos::Promised { instance: 2, n: number(5) });
+        assert_eq!(run.oracles.views_to_come(), [["a", "b"]]);
+        run.is_well();
+        run
+    };
+    let log = |promised: u32, accepted: bool| Paxos::Restored {
+        values: vec![(1, value(&["a"]))],
+        promised: Some(number(promised)),
+        accepted: accepted.then(|| (number(3), value(&["a", "b"]))),
+    };
+    let run = voted();
+    run.see("b", &log(5, true));
+    run.see("b", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
+    run.see("b", &Paxos::Promised { instance: 3, n: number(1) });
+    run.is_well();
+    assert!(run.oracles.views_to_come().is_empty());
+
+    let run = voted();
+    run.see("b", &Paxos::Promised { instance: 2, n: number(5) });
+    run.finds("vote-forgotten");
+    let run = voted();
+    run.see("b", &Paxos::Accepted { instance: 2, n: number(4), value: value(&["a", "b"]) });
+    run.finds("vote-forgotten");
+    let run = voted();
+    run.see("b", &Paxos::Promised { instance: 3, n: number(9) });
+    run.finds("vote-forgotten");
+    let run = voted();
+    run.see("b", &log(4, true));
+    run.finds("vote-forgotten");
+    let run = voted();
+    run.see("b", &log(5, false));
+    run.finds("vote-forgotten");
+    let run = voted();
+    run.see("b", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.finds("vote-forgotten");
+
+    let run = voted();
+    run.oracles.node_lost_disk(&Node::new("b"));
+    run.see("b", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.is_well();
+    assert_eq!(run.oracles.views_to_come(), [["a", "b"]], "the vote was given");
+}
+
+#[test]
+fn one_primary_a_view() {
+    let run = Run::of_three();
+    run.view(4, &["b", "c"], &["b", "c"]);
+    run.in_sync("c", 4, vs(0, 0));
+    run.see("b", &Rsm::Serving { vid: 4 });
+    assert_eq!(run.oracles.served_views(), 2);
+    run.is_well();
+    run.see("b", &Rsm::Serving { vid: 4 });
+    run.finds("two-primaries");
+}
+
+#[test]
+fn a_view_that_is_over_may_be_served_in_late() {
+    let run = Run::of_three();
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.in_sync("b", 4, vs(0, 0));
+    run.in_sync("c", 4, vs(0, 0));
+    run.view(5, &["b", "c"], &["b", "c"]);
+    run.in_sync("c", 5, vs(0, 0));
+    run.see("b", &Rsm::Serving { vid: 5 });
+    run.request(&["b", "c"], vs(5, 1), 1);
+    run.see("a", &Rsm::Serving { vid: 4 });
+    run.is_well();
+}
+
+#[test]
+fn one_service() {
+    let run = Run::of_three();
+    run.oracles.node_died(&Node::new("a"));
+    run.oracles.node_lost_disk(&Node::new("a"));
+    run.start("a");
+    run.see("a", &Rsm::FirstView);
+    run.finds("two-services");
+}
+
+#[test]
+fn only_the_first_name_serves() {
+    let run = Run::of_three();
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.see("b", &Rsm::Serving { vid: 4 });
+    run.finds("wrong-primary");
+}
+
+#[test]
+fn a_primary_holds_the_state() {
+    let run = Run::of_three();
+    assert_eq!(run.oracles.holders().into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+    run.view(4, &["b", "c"], &["a", "b", "c"]);
+    run.oracles.node_died(&Node::new("b"));
+    assert_eq!(run.oracles.holders().into_iter().collect::<Vec<_>>(), ["c"], "a was left out, b is dead");
+    run.see("b", &Rsm::Started { vid: 4, members: vec!["b".to_owned(), "c".to_owned()] });
+    run.view(5, &["b", "c"], &["b", "c"]);
+    run.in_sync("c", 5, vs(0, 0));
+    run.see("b", &Rsm::Serving { vid: 5 });
+    run.finds("served-without-state");
+}
+
+#[test]
+fn a_primary_serves_when_all_are_in_sync() {
+    let run = Run::of_three();
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.in_sync("b", 4, vs(0, 0));
+    run.see("a", &Rsm::Serving { vid: 4 });
+    run.finds("served-unsynced");
+
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.in_sync("b", 4, vs(3, 1));
+    run.in_sync("c", 4, vs(0, 0));
+    run.see("a", &Rsm::Serving { vid: 4 });
+    run.finds("served-unsynced");
+}
+
+#[test]
+fn stamps_come_one_after_the_other() {
+    let run = Run::of_three();
+    run.request(&["a", "b", "c"], vs(3, 1), 1);
+    run.request(&["a", "b", "c"], vs(3, 2), 2);
+    run.view(4, &["a", "b"], &["a", "b"]);
+    run.in_sync("b", 4, vs(3, 2));
+    run.see("a", &Rsm::Serving { vid: 4 });
+    run.request(&["a", "b"], vs(4, 1), 3);
+    run.is_well();
+    assert_eq!((run.oracles.acknowledged(), run.oracles.executed()), (3, 3));
+    assert_eq!(run.oracles.position(&Node::new("b")), Some(vs(4, 1)));
+    run.stamp("a", vs(4, 3), 4);
+    run.execute("b", vs(4, 3), 4, false);
+    run.finds("out-of-turn");
+}
+
+#[test]
+fn a_node_executes_in_a_view_that_it_is_in_sync_in() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.execute("b", vs(3, 1), 1, false);
+    run.finds("out-of-turn");
+
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.view(4, &["a", "b", "c"], &["b"]);
+    run.execute("b", vs(3, 1), 1, false);
+    run.finds("out-of-turn");
+
+    let run = Run::of_three();
+    run.view(4, &["a", "b", "c"], &["a"]);
+    run.stamp("a", vs(4, 1), 1);
+    run.finds("out-of-turn");
+}
+
+#[test]
+fn a_stamp_is_given_once() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.is_well();
+    run.stamp("a", vs(3, 1), 2);
+    run.finds("stamp-reused");
+}
+
+#[test]
+fn what_is_executed_was_stamped() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 2, false);
+    run.finds("unstamped");
+}
+
+#[test]
+fn the_primary_executes_last() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.is_well();
+    run.execute("a", vs(3, 1), 1, true);
+    run.finds("not-replicated");
+}
+
+#[test]
+fn equal_stamps_are_equal_states() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.see("c", &Rsm::Executed { vs: vs(3, 1), request: 1, as_primary: false, state: 99 });
+    run.finds("diverged");
+
+    let run = Run::of_three();
+    run.request(&["a", "b", "c"], vs(3, 1), 1);
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.see("b", &Rsm::InSync { vid: 4, last: vs(3, 1), state: 99 });
+    run.finds("diverged");
+
+    // It says that it is where the primary is, and never installed that state.
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.in_sync("c", 4, vs(3, 1));
+    run.finds("diverged");
+}
+
+#[test]
+fn what_is_installed_was_somewhere() {
+    let run = Run::of_three();
+    run.request(&["a", "b", "c"], vs(3, 1), 1);
+    run.start("d");
+    run.view(4, &["a", "b", "c", "d"], &["a", "b", "c", "d"]);
+    run.install("d", 4, vs(3, 1));
+    run.is_well();
+    run.install("b", 4, vs(3, 2));
+    run.finds("unknown-state");
+}
+
+#[test]
+fn an_answer_is_that_of_what_was_executed() {
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.execute("c", vs(3, 1), 1, false);
+    run.see("a", &Rsm::Answered { vs: vs(3, 1) });
+    run.finds("answered-unexecuted");
+}
+
+#[test]
+fn an_unacknowledged_request_may_be_dropped() {
+    let run = Run::of_three();
+    run.request(&["a", "b", "c"], vs(3, 1), 1);
+    run.stamp("a", vs(3, 2), 2);
+    run.execute("b", vs(3, 2), 2, false);
+    run.view(4, &["a", "b", "c"], &["a", "b", "c"]);
+    run.install("b", 4, vs(3, 1));
+    run.in_sync("c", 4, vs(3, 1));
+    run.see("a", &Rsm::Serving { vid: 4 });
+    // Its client asks again, and it isn't executed twice: b has another past by now.
+    run.request(&["a", "b", "c"], vs(4, 1), 2);
+    run.is_well();
+    assert_eq!(run.oracles.position(&Node::new("b")), Some(vs(4, 1)));
+}
+
+#[test]
+fn a_later_primary_has_what_was_acknowledged() {
+    let run = Run::of_three();
+    run.request(&["a", "b", "c"], vs(3, 1), 1);
+    run.view(4, &["b", "c"], &["b", "c"]);
+    run.install("b", 4, vs(0, 0));
+    run.install("c", 4, vs(0, 0));
+    run.see("b", &Rsm::Serving { vid: 4 });
+    run.finds("lost-acknowledged");
+}
+
+#[test]
+fn nothing_is_acknowledged_that_a_later_primary_lacks() {
+    let late = |b_has_it: bool| {
+        let run = Run::of_three();
+        run.stamp("a", vs(3, 1), 1);
+        run.execute("b", vs(3, 1), 1, false);
+        run.execute("c", vs(3, 1), 1, false);
+        run.execute("a", vs(3, 1), 1, true);
+        run.view(4, &["b", "c"], &["b", "c"]);
+        let last = if b_has_it { vs(3, 1) } else { vs(0, 0) };
+        run.install("b", 4, last);
+        run.install("c", 4, last);
+        run.see("b", &Rsm::Serving { vid: 4 });
+        run.request(&["b", "c"], vs(4, 1), 2);
+        run.see("a", &Rsm::Answered { vs: vs(3, 1) });
+        run
+    };
+    late(true).is_well();
+    late(false).finds("lost-acknowledged");
+}
+
+#[test]
+fn nothing_is_executed_twice() {
+    let again = |masks: &[&str]| {
+        let run = Run::masked(masks);
+        run.start("a");
+        run.see("a", &Rsm::FirstView);
+        run.view(1, &["a"], &["a"]);
+        run.see("a", &Rsm::Serving { vid: 1 });
+        for seqno in 1..100 {
+            run.request(&["a"], vs(1, seqno), u64::from(seqno));
+        }
+        run.is_well();
+        run.request(&["a"], vs(1, 100), 1);
+        run
+    };
+    again(&[]).finds("executed-twice");
+    again(&["H4"]).is_well();
+}
+
+#[test]
+fn nobody_goes_on_from_nothing() {
+    let from_nothing = |masks: &[&str]| {
+        let run = Run::masked(masks);
+        run.see("a", &Rsm::Started { vid: 3, members: vec!["a".to_owned()] });
+        run.is_well();
+        run.see("a", &Rsm::FromNothing { vid: 4 });
+        // Too late to matter.
+        run.see("a", &Rsm::Executed { vs: vs(9, 9), request: 1, as_primary: false, state: 1 });
+        run
+    };
+    let run = from_nothing(&[]);
+    assert!(!run.oracles.is_cut_short());
+    run.finds("from-nothing");
+    let run = from_nothing(&["from-nothing"]);
+    assert!(run.kernel.is_over() && run.oracles.is_cut_short());
+    let report = run.kernel.report();
+    assert_eq!((report.finding, report.counts.get("masked: from-nothing")), (None, Some(&1)));
+}
+
+#[test]
+fn a_request_reaches_a_handler_once() {
+    let run = Run::new();
+    let admitted =
+        |server, client, xid| Rpc::Admitted { server: ServerNonce(server), client: ClientNonce(client), xid: Xid(xid) };
+    run.see("a", &admitted(1, 7, 1));
+    run.see("a", &admitted(1, 7, 2));
+    run.see("a", &admitted(1, 8, 1));
+    run.see("b", &admitted(2, 7, 1));
+    run.oracles.node_died(&Node::new("a"));
+    run.see("a", &admitted(3, 7, 1));
+    run.is_well();
+    run.see("b", &admitted(2, 7, 1));
+    run.finds("handled-twice");
+}
+
+#[test]
+fn windows_stay_in_their_bounds() {
+    let limits = Limits::default();
+    let fits = Sizes {
+        replies: 2,
+        reply_bytes: limits.reply_bytes_per_client,
+        in_progress: limits.in_progress_per_client,
+        gaps: limits.gaps_per_client,
+        connections: limits.connections_per_client,
+        sharing: limits.clients_per_connection,
+        clients: limits.clients,
+        held: limits.held_bytes,
+        limits,
+    };
+    let run = Run::new();
+    run.see("a", &Rpc::Windows(fits.clone()));
+    run.see("a", &Rpc::Windows(Sizes { replies: 1, reply_bytes: 20 << 20, ..fits.clone() }));
+    run.is_well();
+    for too_much in [
+        Sizes { reply_bytes: fits.reply_bytes + 1, ..fits.clone() },
+        Sizes { in_progress: fits.in_progress + 1, ..fits.clone() },
+        Sizes { gaps: fits.gaps + 1, ..fits.clone() },
+        Sizes { connections: fits.connections + 1, ..fits.clone() },
+        Sizes { sharing: fits.sharing + 1, ..fits.clone() },
+        Sizes { clients: fits.clients + 1, ..fits.clone() },
+        Sizes { held: fits.held + 1, ..fits.clone() },
+    ] {
+        let run = Run::new();
+        run.see("a", &Rpc::Windows(too_much));
+        run.finds("window-bounds");
+    }
+}

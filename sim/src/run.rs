@@ -1,0 +1,575 @@
+//! One run: what its director does, and what came of it.
+//!
+//! 1. **Faults.** Nodes and clients start; faults come as the plan has it. The oracles look for anything wrong.
+//! 2. **Majority.** The faults end. A majority of the latest view is well (of each view that may have been chosen to
+//!    follow it, too), the rest is dead and stays so. Every request has to complete in [`PATIENCE`].
+//! 3. **All.** All nodes are well and come together: one view with all of them, one primary, equal states.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rt::thread::Node;
+use rt::time::{Instant, sleep};
+use yfs_rpc::{Client as RpcClient, PollMgr};
+use yfs_rsm::protocol::{BREAKPOINT, CUT_MEMBERS, NET_REPAIR};
+
+use crate::cluster::{Cluster, Kill, Phase};
+use crate::counter::CounterService;
+use crate::dice::Dice;
+use crate::disk::DiskFaults;
+use crate::kernel::{Kernel, Report};
+use crate::locks::LockService;
+use crate::masks::Masks;
+use crate::net::{Conditions, LinkState};
+use crate::oracles::Oracles;
+use crate::plan::{Fault, Plan};
+use crate::service::Service;
+use crate::world::World;
+
+/// How long a request may take once a majority is well, and how long all nodes may take to come together.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A run that isn't over by then hangs.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How long the director waits for the first nodes to join before faults begin.
+const START: Duration = Duration::from_secs(20);
+/// Requests that must have been completed after the faults.
+const FURTHER_REQUESTS: u64 = 60;
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What all runs have in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many nodes; drawn from these.
+    pub nodes: RangeInclusive<usize>,
+    /// These faults and no others; empty: drawn.
+    pub only: Vec<Fault>,
+    /// What isn't looked for.
+    pub masks: Masks,
+    /// A mistake to be put back.
+    pub mistake: Option<&'static str>,
+    /// Whether to print a trace.
+    pub traced: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { nodes: 3..=7, only: Vec::new(), masks: Masks::all(), mistake: None, traced: false }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// Its finding, counters, trace.
+    pub report: Report,
+    /// Requests that the service has acknowledged.
+    pub acknowledged: u64,
+    /// The number of the last view.
+    pub views: u64,
+    /// It ended early, at a hole that is masked.
+    pub cut_short: bool,
+}
+
+/// Runs a seed, with one of the services that there are.
+pub fn run_seed(seed: u64, settings: &Settings) -> Outcome {
+    let plan = Plan::new(seed, &settings.nodes, &settings.only);
+    let kernel = Kernel::new(seed, plan.schedule.clone(), false);
+    let service: Arc<dyn Service> = match plan.service {
+        0 => Arc::new(CounterService::new(&kernel, &settings.masks)),
+        _ => Arc::new(LockService::new(&kernel)),
+    };
+    run_on(kernel, plan, settings, service, seed)
+}
+
+/// Runs a seed with a service of the caller's.
+pub fn run_service(seed: u64, settings: &Settings, service: Arc<dyn Service>) -> Outcome {
+    let plan = Plan::new(seed, &settings.nodes, &settings.only);
+    let kernel = Kernel::new(seed, plan.schedule.clone(), false);
+    run_on(kernel, plan, settings, service, seed)
+}
+
+/// One line of a trace. Not println: it panics if nobody reads it.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Service>, seed: u64) -> Outcome {
+    if settings.traced {
+        kernel.trace_to(print);
+    }
+    let unique = service.unique_requests();
+    let oracles = Oracles::new(kernel.clone(), &settings.masks, unique);
+    let observer = oracles.clone();
+    let world = World::new(kernel.clone())
+        .with_observer(Arc::new(move |node, event| observer.observe(node, event)))
+        .with_mistake(settings.mistake);
+    kernel.note("seed", || format!("{seed}: {plan:?}"));
+    let cluster = Cluster::new(world.clone(), plan, settings.masks.clone(), service, oracles.clone());
+    let director = Node::new("director");
+    let mut script = Director { cluster: cluster.clone(), dice: cluster.plan().dice.clone(), kernel: kernel.clone() };
+    let report = world.run(&director, Instant::ZERO + LIMIT, move || script.direct());
+    let (acknowledged, views) = (oracles.acknowledged(), u64::from(oracles.latest_view().0));
+    Outcome { seed, report, acknowledged, views, cut_short: oracles.is_cut_short() }
+}
+
+struct Director {
+    cluster: Cluster,
+    dice: Dice,
+    kernel: Kernel,
+}
+
+impl Director {
+    fn direct(&mut self) {
+        self.begin();
+        self.faults();
+        self.majority();
+        self.all();
+        if let Err(wrong) = self.cluster.service().check() {
+            self.kernel.find(wrong);
+        }
+        self.kernel.end();
+    }
+
+    fn begin(&mut self) {
+        let plan = self.cluster.plan().clone();
+        self.cluster.start(0);
+        for member in 1..plan.nodes {
+            sleep(self.dice.between(Duration::ZERO, Duration::from_millis(100)));
+            self.cluster.start(member);
+        }
+        if !plan.rough_start {
+            let everybody = plan.nodes;
+            self.wait(START, |cluster| {
+                let replicas = cluster.replicas();
+                replicas.len() == everybody && replicas.iter().all(|(_, r)| r.view().1.len() == everybody)
+            });
+        }
+        for client in 0..plan.clients {
+            self.cluster.start_client(client);
+        }
+        let conditions = self.conditions(&plan);
+        self.cluster.world().net.set_conditions(conditions);
+    }
+
+    /// Waits for a condition; false if it doesn't come in time.
+    fn wait(&self, patience: Duration, done: impl Fn(&Cluster) -> bool) -> bool {
+        let deadline = self.kernel.now() + patience;
+        while !done(&self.cluster) {
+            if self.kernel.now() >= deadline {
+                return false;
+            }
+            sleep(LOOK);
+        }
+        true
+    }
+
+    fn conditions(&mut self, plan: &Plan) -> Conditions {
+        let base = [(20, 80), (100, 400), (500, 3_000)][self.dice.below(3) as usize];
+        let mut conditions = Conditions {
+            delay: (Duration::from_micros(base.0), Duration::from_micros(base.1)),
+            ..Conditions::default()
+        };
+        if plan.has(Fault::Slow) {
+            conditions.slow_links = 1 + self.dice.below(200);
+            conditions.short_reads = self.dice.below(200);
+            conditions.short_writes = self.dice.below(200);
+        }
+        if plan.has(Fault::Rpc) {
+            for faults in [&mut conditions.requests, &mut conditions.replies] {
+                faults.dropped = self.dice.below(60);
+                faults.doubled = self.dice.below(100);
+                faults.delayed = self.dice.below(60);
+                faults.reordered = self.dice.below(60);
+            }
+        }
+        conditions
+    }
+
+    fn faults(&mut self) {
+        let plan = self.cluster.plan().clone();
+        let acted: Vec<Fault> = plan.faults.iter().copied().filter(|fault| !is_passive(*fault)).collect();
+        let end = self.kernel.now() + plan.fault_time;
+        loop {
+            let pause = self.dice.between(Duration::ZERO, plan.pace * 2);
+            if self.kernel.now() + pause >= end {
+                sleep(end - self.kernel.now());
+                return;
+            }
+            sleep(pause);
+            if let Some(fault) = self.dice.pick(&acted).copied() {
+                self.inject(fault);
+            }
+        }
+    }
+
+    fn a_node(&mut self) -> Option<usize> {
+        let alive = self.cluster.alive();
+        self.dice.pick(&alive).copied()
+    }
+
+    /// A node that may be killed now.
+    fn a_victim(&mut self) -> Option<usize> {
+        let victim = self.a_node()?;
+        let masked = self.cluster.masks().has("from-nothing");
+        (!masked || self.cluster.others_hold_the_state(victim)).then_some(victim)
+    }
+
+    /// The machine of a node or of a client.
+    fn a_host(&mut self) -> IpAddr {
+        let (nodes, clients) = (self.cluster.len() as u64, self.cluster.plan().clients as u64);
+        match self.dice.below(nodes * 2 + clients) {
+            n if n < nodes * 2 => self.cluster.host((n / 2) as usize),
+            n => Cluster::client_host((n - nodes * 2) as usize),
+        }
+    }
+
+    fn two_hosts(&mut self) -> Option<(IpAddr, IpAddr)> {
+        let (a, b) = (self.a_host(), self.a_host());
+        let client = |host: IpAddr| (0..self.cluster.plan().clients).any(|c| Cluster::client_host(c) == host);
+        (a != b && !(client(a) && client(b))).then_some((a, b))
+    }
+
+    /// How long a fault lasts.
+    fn spell(&mut self) -> Duration {
+        let (least, most) = [(5, 200), (200, 1_500), (1_500, 4_000), (4_000, 12_000)][self.dice.below(4) as usize];
+        self.dice.between(Duration::from_millis(least), Duration::from_millis(most))
+    }
+
+    fn inject(&mut self, fault: Fault) {
+        match fault {
+            Fault::Crash => {
+                let Some(victim) = self.a_victim() else { return };
+                self.cluster.set_doomed(victim, true);
+                let turns = self.dice.below(3_000);
+                self.kernel.crash_after(&Node::new(&self.cluster.name(victim)), turns);
+            }
+            Fault::Breakpoint => self.lab_fault(),
+            Fault::PowerOff => {
+                let Some(victim) = self.a_victim() else { return };
+                self.kernel.count("fault: power off");
+                self.cluster.kill(victim, Kill::Power);
+                self.cluster.plan_restart(victim);
+            }
+            Fault::PowerCut => {
+                if !self.cluster.masks().has("from-nothing") {
+                    self.kernel.count("fault: power cut");
+                    for member in self.cluster.alive() {
+                        self.cluster.kill(member, Kill::Power);
+                        self.cluster.plan_restart(member);
+                    }
+                }
+            }
+            Fault::LostDisk | Fault::BitFlip => self.disk_gone(fault),
+            Fault::Pause => self.pause(),
+            Fault::Partition => self.partition(),
+            Fault::OneWay => {
+                let Some((a, b)) = self.two_hosts() else { return };
+                self.kernel.count("fault: one-way cut");
+                let spell = self.spell();
+                self.cut(&[(a, b)], spell);
+            }
+            Fault::Connections => self.connections(),
+            Fault::Disk => self.disk_trouble(),
+            Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious => {}
+        }
+    }
+
+    fn disk_gone(&mut self, fault: Fault) {
+        let Some(victim) = self.a_victim() else { return };
+        let (_, view) = self.cluster.oracles().latest_view();
+        // More would be an outage.
+        let lost = self.cluster.lost();
+        let listed = lost.iter().filter(|m| view.contains(&self.cluster.name(**m))).count();
+        if self.cluster.masks().has("lost-disk") && 2 * (listed + 1) >= view.len() {
+            return;
+        }
+        self.cluster.kill(victim, Kill::Process);
+        if fault == Fault::LostDisk {
+            self.cluster.lose_disk(victim);
+        } else {
+            self.cluster.world().disks.flip_bit(self.cluster.host(victim));
+            self.cluster.set_may_exit(victim, true);
+        }
+        self.cluster.plan_restart(victim);
+    }
+
+    fn pause(&mut self) {
+        let spell = self.spell();
+        let node = if self.dice.one_in(5) {
+            let client = self.dice.below(self.cluster.plan().clients as u64) as usize;
+            Node::new(&Cluster::client_host(client).to_string())
+        } else {
+            let Some(victim) = self.a_node() else { return };
+            Node::new(&self.cluster.name(victim))
+        };
+        self.kernel.count("fault: pause");
+        self.kernel.note(node.name(), || format!("paused for {spell:?}"));
+        self.kernel.pause(&node, spell);
+    }
+
+    /// Cuts directions between machines for a while.
+    fn cut(&mut self, links: &[(IpAddr, IpAddr)], spell: Duration) {
+        let net = self.cluster.world().net.clone();
+        for (from, to) in links {
+            net.set_link(*from, *to, LinkState::Cut);
+        }
+        let links = links.to_vec();
+        self.kernel.after(spell, move || links.iter().for_each(|(from, to)| net.set_link(*from, *to, LinkState::Open)));
+    }
+
+    fn partition(&mut self) {
+        let nodes: Vec<IpAddr> = (0..self.cluster.len()).map(|m| self.cluster.host(m)).collect();
+        let clients: Vec<IpAddr> = (0..self.cluster.plan().clients).map(Cluster::client_host).collect();
+        // A part of the nodes; clients are with one side, or with both.
+        let inside: BTreeSet<IpAddr> = nodes.iter().copied().filter(|_| self.dice.one_in(2)).collect();
+        let clients_too = self.dice.one_in(2);
+        let sides: BTreeSet<IpAddr> = clients.iter().copied().filter(|_| clients_too && self.dice.one_in(2)).collect();
+        let everybody: Vec<IpAddr> = if clients_too { nodes.iter().chain(&clients).copied().collect() } else { nodes };
+        let within = |host: &IpAddr| inside.contains(host) || sides.contains(host);
+        let partial = self.dice.one_in(3);
+        let mut links = Vec::new();
+        for a in &everybody {
+            for b in &everybody {
+                if within(a) && !within(b) && !(partial && self.dice.one_in(3)) {
+                    links.extend([(*a, *b), (*b, *a)]);
+                }
+            }
+        }
+        if !links.is_empty() {
+            self.kernel.count(if partial { "fault: partial partition" } else { "fault: partition" });
+            self.kernel.note("director", || format!("partition: {inside:?} {sides:?}, partial: {partial}"));
+            let spell = self.spell();
+            self.cut(&links, spell);
+        }
+    }
+
+    fn connections(&mut self) {
+        let net = self.cluster.world().net.clone();
+        match self.dice.below(4) {
+            0 => {
+                // Who refuses is taken for dead; all of them together would be everybody's end.
+                let Some(victim) = self.a_victim() else { return };
+                let until = self.kernel.now() + self.dice.between(Duration::ZERO, Duration::from_millis(400));
+                net.refuse(self.cluster.host(victim), until);
+            }
+            1 => {
+                let Some((a, b)) = self.two_hosts() else { return };
+                net.half_open(a, b);
+            }
+            _ => {
+                let Some((a, b)) = self.two_hosts() else { return };
+                net.break_connections(a, b);
+            }
+        }
+    }
+
+    fn disk_trouble(&mut self) {
+        let Some(victim) = self.a_victim() else { return };
+        let faults = match self.dice.below(4) {
+            0 => DiskFaults { write_errors: 1 + self.dice.below(200), ..DiskFaults::default() },
+            1 => DiskFaults { sync_errors: 1 + self.dice.below(200), ..DiskFaults::default() },
+            2 => DiskFaults { full: true, ..DiskFaults::default() },
+            _ => DiskFaults { slow: true, ..DiskFaults::default() },
+        };
+        let host = self.cluster.host(victim);
+        if !faults.slow {
+            self.cluster.set_may_exit(victim, true);
+            self.cluster.set_doomed(victim, true);
+        }
+        self.cluster.world().disks.set_faults(host, faults);
+        let (cluster, spell) = (self.cluster.clone(), self.spell());
+        self.kernel.after(spell, move || {
+            cluster.world().disks.heal(host);
+            cluster.set_doomed(victim, false);
+        });
+    }
+
+    /// What the lab's testers do to a node, through its test port.
+    fn lab_fault(&mut self) {
+        let Some(victim) = self.a_victim() else { return };
+        let what = self.dice.below(6);
+        match what {
+            0..4 => {
+                self.cluster.set_may_exit(victim, true);
+                self.cluster.set_doomed(victim, true);
+            }
+            _ => {
+                let (cluster, spell) = (self.cluster.clone(), self.spell());
+                self.kernel.after(spell, move || repair(&cluster, victim));
+            }
+        }
+        self.kernel.count(match what {
+            0..4 => "fault: breakpoint",
+            4 => "fault: lab partition",
+            _ => "fault: cut from members",
+        });
+        tell_tester(&self.cluster, victim, move |client| {
+            let patience = Duration::from_secs(2);
+            let _ = match what {
+                0..4 => client.call(BREAKPOINT, (what as i32 + 1,), patience),
+                4 => client.call(NET_REPAIR, (0,), patience),
+                _ => client.call(CUT_MEMBERS, (0,), patience),
+            };
+        });
+    }
+
+    /// The end of all faults, and a majority that is well.
+    fn majority(&mut self) {
+        self.cluster.set_phase(Phase::Majority);
+        let world = self.cluster.world().clone();
+        world.net.heal_all();
+        for member in 0..self.cluster.len() {
+            world.disks.heal(self.cluster.host(member));
+            self.cluster.set_doomed(member, false);
+            self.kernel.spare(&Node::new(&self.cluster.name(member)));
+        }
+        let well = self.draw_majority();
+        for member in 0..self.cluster.len() {
+            if well.contains(&member) {
+                repair(&self.cluster, member);
+                self.cluster.start(member);
+            } else {
+                self.cluster.set_out(member, true);
+                let how = if self.dice.one_in(2) { Kill::Process } else { Kill::Power };
+                self.cluster.kill(member, how);
+            }
+        }
+        let well: Vec<String> = well.iter().map(|m| self.cluster.name(*m)).collect();
+        self.kernel.note("director", || format!("well: {well:?}"));
+        let (healed, before) = (self.kernel.now(), self.cluster.completed_requests());
+        // A pause may go on for a while, and a time-out of TCP's.
+        let grace = Duration::from_secs(12);
+        while self.cluster.completed_requests() < before + FURTHER_REQUESTS || !self.no_old_request(healed) {
+            let late = |since: &Instant| self.kernel.now() > (*since).max(healed + grace) + PATIENCE;
+            let pending = self.cluster.pending();
+            if let Some((what, since)) = pending.iter().find(|(_, since)| late(since)) {
+                let view = self.cluster.oracles().latest_view();
+                let since = since.since_start();
+                return self.kernel.find(format!(
+                    "stuck: {what} isn't complete, since {since:?}, though a majority is well: {well:?} of view {view:?}"
+                ));
+            }
+            if late(&healed) && self.cluster.completed_requests() < before + FURTHER_REQUESTS {
+                return self.kernel.find(format!("idle: clients make no progress with a majority well: {pending:?}"));
+            }
+            if self.kernel.is_over() {
+                return;
+            }
+            sleep(LOOK);
+        }
+    }
+
+    fn no_old_request(&self, healed: Instant) -> bool {
+        self.cluster.pending().iter().all(|(_, since)| *since > healed)
+    }
+
+    /// A majority of the latest view, and of each that may have been chosen to follow it; one of them holds the state.
+    fn draw_majority(&mut self) -> BTreeSet<usize> {
+        let oracles = self.cluster.oracles();
+        let mut views = oracles.views_to_come();
+        views.push(oracles.latest_view().1);
+        let holders = oracles.holders();
+        let number = |name: &String| (0..self.cluster.len()).find(|m| self.cluster.name(*m) == *name);
+        let lost = if self.cluster.masks().has("lost-disk") { self.cluster.lost() } else { Vec::new() };
+        let alive = self.cluster.alive();
+        let mut order: Vec<usize> = (0..self.cluster.len()).filter(|m| !lost.contains(m)).collect();
+        for at in (1..order.len()).rev() {
+            order.swap(at, self.dice.below(at as u64 + 1) as usize);
+        }
+        // A holder comes first.
+        let latest = oracles.latest_view().1;
+        let holds = |m: &usize| {
+            let name = self.cluster.name(*m);
+            alive.contains(m) && holders.contains(&name) && latest.contains(&name)
+        };
+        if let Some(at) = order.iter().position(holds) {
+            order.swap(0, at);
+        }
+        let mut well = BTreeSet::new();
+        for member in order {
+            let enough = views.iter().all(|view| {
+                let inside = view.iter().filter_map(number).filter(|m| well.contains(m)).count();
+                2 * inside > view.len()
+            });
+            if enough {
+                break;
+            }
+            if views.iter().any(|view| view.iter().filter_map(number).any(|m| m == member)) {
+                well.insert(member);
+            }
+        }
+        well
+    }
+
+    /// All nodes come together.
+    fn all(&mut self) {
+        if self.kernel.is_over() {
+            return;
+        }
+        self.cluster.set_phase(Phase::All);
+        for member in 0..self.cluster.len() {
+            self.cluster.set_out(member, false);
+            self.cluster.start(member);
+        }
+        self.cluster.stop_clients();
+        let nodes = self.cluster.len();
+        let together = |cluster: &Cluster| {
+            let replicas = cluster.replicas();
+            let Some((_, one)) = replicas.first() else { return false };
+            let view = one.view();
+            replicas.len() == nodes
+                && view.1.len() == nodes
+                && replicas.iter().all(|(_, r)| r.view() == view)
+                && replicas.iter().filter(|(_, r)| r.is_primary()).count() == 1
+                && cluster.pending().is_empty()
+        };
+        let equal = |cluster: &Cluster| {
+            let states: BTreeSet<Vec<u8>> = cluster.replicas().iter().map(|(_, r)| r.state()).collect();
+            states.len() == 1
+        };
+        if !self.wait(PATIENCE * 2, |cluster| together(cluster) && equal(cluster)) && !self.kernel.is_over() {
+            let views: Vec<_> = self.cluster.replicas().iter().map(|(m, r)| (*m, r.view(), r.is_primary())).collect();
+            let pending = self.cluster.pending();
+            let what = if together(&self.cluster) { "states differ" } else { "apart" };
+            self.kernel.find(format!("{what}: with all nodes well they don't come together: {views:?}, {pending:?}"));
+        }
+    }
+}
+
+/// Whether a class of faults is there all the time, and not injected at some moment.
+fn is_passive(fault: Fault) -> bool {
+    matches!(fault, Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious)
+}
+
+/// Takes the lab's partitions of a node back.
+fn repair(cluster: &Cluster, member: usize) {
+    if cluster.alive().contains(&member) {
+        tell_tester(cluster, member, |client| {
+            let patience = Duration::from_secs(2);
+            let _ = client.call(NET_REPAIR, (1,), patience);
+            let _ = client.call(CUT_MEMBERS, (1,), patience);
+        });
+    }
+}
+
+/// Talks to a node's test server, from its own machine.
+fn tell_tester(cluster: &Cluster, member: usize, say: impl FnOnce(&RpcClient) + Send + 'static) {
+    let host = cluster.host(member);
+    // It belongs to the machine, and not to the node.
+    let tester = Node::new(&host.to_string());
+    let told = tester.spawn("tester", move || {
+        let Ok(pollmgr) = PollMgr::new() else { return };
+        let Ok(address) = format!("127.0.0.1:{}", crate::cluster::TEST_PORT).parse() else { return };
+        let client = RpcClient::new_on(&pollmgr, address, yfs_rpc::Options::default());
+        say(&client);
+    });
+    if let Err(error) = told {
+        cluster.world().kernel.find(format!("no thread: {error}"));
+    }
+}
