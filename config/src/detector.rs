@@ -19,7 +19,7 @@
 //!
 //! Deviations from the lab: one ping unanswered, or another view number, is no reason for a removal there (L1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rt::time::Instant;
@@ -101,6 +101,11 @@ impl FailureDetector {
             };
             self.peers.insert(name.clone(), peer);
         }
+    }
+
+    /// The heartbeater has done its work and begins to wait for its next turn: its work wasn't lost time.
+    pub fn rest(&mut self, now: Instant) {
+        self.ticked = Some(now);
     }
 
     /// The heartbeater looks again. Finds out whether this node was stopped or starved since the last time.
@@ -189,13 +194,14 @@ impl FailureDetector {
         true
     }
 
-    /// The member that should go first, and why.
-    pub fn suspect(&self, now: Instant) -> Option<(String, Reason)> {
+    /// The members that should go, and why; who should go first comes first.
+    pub fn suspects(&self, now: Instant) -> Vec<(String, Reason)> {
         if self.late {
-            return None;
+            return Vec::new();
         }
         let suspects = self.peers.iter().filter_map(|(name, peer)| Some((self.reason(peer, now)?, name)));
-        suspects.min().map(|(reason, name)| (name.clone(), reason))
+        let in_order: BTreeSet<(Reason, &String)> = suspects.collect();
+        in_order.into_iter().map(|(reason, name)| (name.clone(), reason)).collect()
     }
 
     /// Whether the view without `gone` would have a majority that has answered after `since`: else the next death, or the
@@ -213,10 +219,7 @@ impl FailureDetector {
     }
 
     fn reason(&self, peer: &Peer, now: Instant) -> Option<Reason> {
-        if peer.asked {
-            return Some(Reason::Asked);
-        }
-        if peer.spared_until.is_some_and(|until| now < until) {
+        if !peer.asked && peer.spared_until.is_some_and(|until| now < until) {
             return None;
         }
         let silence = if peer.ours { self.timing.silence } else { self.timing.silence_of_lab };
@@ -228,6 +231,10 @@ impl FailureDetector {
             if now - since >= silence {
                 return Some(Reason::Silent);
             }
+        }
+        // Only now: one that asked and has died since is dead.
+        if peer.asked {
+            return Some(Reason::Asked);
         }
         let patience = if rt::probe::weakened("L1-behind-is-dead") { Duration::ZERO } else { self.timing.mismatch };
         peer.behind_since.filter(|since| now - *since >= patience).map(|_| Reason::Behind)

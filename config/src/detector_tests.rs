@@ -43,7 +43,7 @@ impl World {
                     self.detector.answered(&name, pong, now);
                 }
             }
-            if let Some((name, reason)) = self.detector.suspect(now) {
+            if let Some((name, reason)) = self.detector.suspects(now).into_iter().next() {
                 return Some((name, reason, self.now - begin));
             }
             self.now += 25;
@@ -153,7 +153,7 @@ fn a_node_that_was_stopped_suspects_nobody_for_what_it_missed() {
     world.now += 10_000;
     world.detector.observe("c", Some(at(world.now - 10_050)), true);
     world.detector.tick(world.now());
-    assert_eq!(world.detector.suspect(world.now()), None);
+    assert_eq!(world.detector.suspects(world.now()), []);
     world.now += 25;
     let suspect = world.run(5_000, |name, _| (name == "b").then_some(Pong::Well));
     assert_eq!(suspect.map(|(name, ..)| name), Some("c".into()));
@@ -192,4 +192,21 @@ fn h11_proposers_queue_up_by_name() {
     let members = ["3", "1", "2", "4"];
     let places: Vec<usize> = ["2", "3", "4"].iter().map(|me| World::new(me, &members).detector.place("1")).collect();
     assert_eq!(places, [0, 1, 2]);
+}
+
+#[test]
+fn one_that_asked_to_be_removed_and_died_goes_before_one_that_asks() {
+    let mut detector = FailureDetector::new("1", Timing::default());
+    detector.view_changed(&["1", "2", "3"].map(str::to_owned), Instant::ZERO);
+    let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+    for name in ["2", "3"] {
+        detector.pinged(name, at(2));
+        detector.answered(name, Pong::Remove, at(2));
+    }
+    // 2 goes on asking, 3 falls silent.
+    detector.pinged("3", at(3));
+    detector.pinged("2", at(9));
+    detector.answered("2", Pong::Remove, at(9));
+    let expected = [("3".to_owned(), Reason::Silent), ("2".to_owned(), Reason::Asked)];
+    assert_eq!(detector.suspects(at(9)), expected);
 }

@@ -16,7 +16,7 @@ use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::CallError;
 
 use crate::config::Config;
-use crate::detector::{Pong, Reason};
+use crate::detector::{FailureDetector, Pong, Reason};
 use crate::view::ViewId;
 
 /// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
@@ -85,24 +85,31 @@ impl Heartbeater {
     }
 
     fn remove_suspect(&mut self, config: &Config) {
-        let time = now();
-        let (suspect, vid, place) = {
+        let (suspects, vid) = {
             let state = config.state.lock();
             if !state.may_remove {
                 return;
             }
-            let Some((name, reason)) = state.detector.suspect(time) else { return };
-            let place = state.detector.place(&name);
-            ((name, reason), state.views.vid(), place)
+            (state.detector.suspects(now()), state.views.vid())
         };
-        if !self.may_propose(config, vid) {
+        if suspects.is_empty() || !self.may_propose(config, vid) {
             return;
         }
+        // The first whose removal leaves a majority that is well: else the next death would end the service.
         let asked = now();
-        if !config.probe(|detector, _| detector.leaves_majority(&suspect.0, asked)) {
-            config.check_majority();
-            return self.note(config, &Outcome::NoMajority);
-        }
+        let leaves = |detector: &FailureDetector| suspects.iter().find(|(name, _)| detector.leaves_majority(name, asked));
+        config.probe(|detector, _| leaves(detector).is_some());
+        let (suspect, place) = {
+            let state = config.state.lock();
+            match leaves(&state.detector) {
+                Some(suspect) => (suspect.clone(), state.detector.place(&suspect.0)),
+                None => {
+                    drop(state);
+                    config.check_majority();
+                    return self.note(config, &Outcome::NoMajority);
+                }
+            }
+        };
         if !config.queue_up(&suspect, vid, place) {
             return;
         }
@@ -118,6 +125,7 @@ impl Config {
     fn wait_for_turn(&self) -> bool {
         let deadline = now() + self.options.timing.tick;
         let mut state = self.state.lock();
+        state.detector.rest(now());
         while !state.stopping && !state.kicked && self.changed.wait_until(&mut state, deadline) {}
         state.kicked = false;
         state.detector.tick(now());

@@ -422,8 +422,9 @@ impl ReplyWindows {
         if nonce == ClientNonce(0) {
             return Verdict::New;
         }
-        let lab = rt::probe::weakened("H19-unknown-is-new");
-        if !self.attach(nonce, connection) && !(lab && self.bind(nonce, connection)) {
+        let is_known =
+            self.attach(nonce, connection) || rt::probe::weakened("H19-unknown-is-new") && self.bind(nonce, connection);
+        if !is_known {
             return Verdict::Forgotten;
         }
         let Some(client) = self.clients.get_mut(&nonce) else { return Verdict::Forgotten };

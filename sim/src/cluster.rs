@@ -18,6 +18,7 @@ use yfs_rpc::PollMgr;
 use yfs_rsm::{Options, RsmError, Timing};
 
 use crate::dice::Dice;
+use crate::disk::DiskFaults;
 use crate::kernel::Death;
 use crate::masks::Masks;
 use crate::oracles::Oracles;
@@ -63,10 +64,14 @@ struct Member {
     replica: Option<ManuallyDrop<Arc<dyn Replica>>>,
     /// Its process may end by itself: a disk fails, or a breakpoint is set.
     may_exit: bool,
+    /// Its disk fails, so that its process ends by itself.
+    disk_fails: bool,
     /// It will die.
     doomed: bool,
     /// Its disk was lost, and it hasn't joined since.
     lost: bool,
+    /// A bit of its disk has flipped; it may find out when it starts.
+    flipped: bool,
     /// It stays dead in this phase.
     out: bool,
 }
@@ -107,8 +112,10 @@ impl Cluster {
                 life: 0,
                 replica: None,
                 may_exit: false,
+                disk_fails: false,
                 doomed: false,
                 lost: false,
+                flipped: false,
                 out: false,
             }
         };
@@ -285,11 +292,12 @@ impl Cluster {
     fn unusable(&self, member: usize) {
         let mut state = self.state();
         let m = &mut state.members[member];
-        if m.may_exit {
+        if m.flipped {
             self.world().disks.wipe(m.host);
-            m.lost = true;
+            (m.lost, m.flipped, m.may_exit) = (true, false, true);
             let node = Node::new(&m.name);
             drop(state);
+            self.world().kernel.count("damage found");
             self.0.oracles.node_lost_disk(&node);
         }
     }
@@ -298,7 +306,7 @@ impl Cluster {
     fn on_death(&self, node: &Node, death: &Death) {
         let member = self.state().members.iter().position(|m| m.name == node.name());
         let Some(member) = member else { return };
-        let may_exit = self.state().members[member].may_exit;
+        let may_exit = self.may_exit(member);
         match death {
             Death::Exit(status) if !may_exit => {
                 self.world().kernel.find(format!("exit: {node:?} ended by itself with status {status}"));
@@ -380,6 +388,15 @@ impl Cluster {
         self.0.oracles.node_lost_disk(&node);
     }
 
+    /// A bit of the node's disk flips; it has to be dead.
+    pub fn flip_bit(&self, member: usize) {
+        let host = self.host(member);
+        if self.world().disks.flip_bit(host).is_some() {
+            let mut state = self.state();
+            state.members[member].flipped = true;
+        }
+    }
+
     /// From now on the node may end by itself, or not.
     pub fn set_may_exit(&self, member: usize, may: bool) {
         self.state().members[member].may_exit = may;
@@ -387,7 +404,32 @@ impl Cluster {
 
     /// Whether the node may end by itself.
     pub fn may_exit(&self, member: usize) -> bool {
-        self.state().members[member].may_exit
+        let state = self.state();
+        let m = &state.members[member];
+        m.may_exit || m.disk_fails || m.flipped
+    }
+
+    /// From now on the node's disk fails, or not any more.
+    pub fn set_disk_faults(&self, member: usize, faults: DiskFaults) {
+        let host = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            m.disk_fails = faults.write_errors > 0 || faults.sync_errors > 0 || faults.full;
+            m.doomed = m.disk_fails;
+            m.host
+        };
+        self.world().disks.set_faults(host, faults);
+    }
+
+    /// The node's disk is well again.
+    pub fn heal_disk(&self, member: usize) {
+        let host = {
+            let mut state = self.state();
+            let m = &mut state.members[member];
+            (m.disk_fails, m.doomed) = (false, false);
+            m.host
+        };
+        self.world().disks.heal(host);
     }
 
     /// The node is going to die.
@@ -403,7 +445,7 @@ impl Cluster {
     /// The nodes whose disks are lost, and that haven't been started since.
     pub fn lost(&self) -> Vec<usize> {
         let state = self.state();
-        (0..state.members.len()).filter(|m| state.members[*m].lost).collect()
+        (0..state.members.len()).filter(|m| state.members[*m].lost || state.members[*m].flipped).collect()
     }
 
     /// Whether a member of the latest view would hold the state if this node died now, and all that are doomed.

@@ -126,6 +126,7 @@ struct NodeState {
 struct Waiting {
     key: usize,
     number: u64,
+    since: Instant,
 }
 
 /// A node has died by itself or by a crash that was asked for.
@@ -281,9 +282,29 @@ impl Kernel {
     /// Something is wrong: the run ends with this.
     pub fn find(&self, finding: String) {
         self.note("FINDING", || finding.clone());
+        for (name, does) in self.threads() {
+            self.line(&name, || does);
+        }
         let mut state = self.state();
         state.finding.get_or_insert(finding);
         state.over = true;
+    }
+
+    /// What each thread does, if there is a trace to print it.
+    fn threads(&self) -> Vec<(String, String)> {
+        let state = self.state();
+        if state.trace.is_none() {
+            return Vec::new();
+        }
+        let does = |number: &usize| match state.waiting.get(number) {
+            Some(waiting) => {
+                let others = state.parked.get(&waiting.key).map_or(0, VecDeque::len) - 1;
+                format!("waits since {:?}, beside {others} others", waiting.since)
+            }
+            None if state.runnable.contains(number) => "can run".to_owned(),
+            None => "is paused".to_owned(),
+        };
+        state.tasks.iter().map(|(number, task)| (task.name.to_string(), does(number))).collect()
     }
 
     /// The run ends, and all is well.
@@ -410,7 +431,8 @@ impl Kernel {
                 state.set_timer(at, Timer::Wake(task, number, false));
                 *state.counts.entry("fault: spurious wake-up").or_default() += 1;
             }
-            state.waiting.insert(task, Waiting { key, number });
+            let since = state.now;
+            state.waiting.insert(task, Waiting { key, number, since });
             state.parked.entry(key).or_default().push_back(task);
             task
         };

@@ -20,7 +20,7 @@ use yfs_rsm::protocol::{BREAKPOINT, CUT_MEMBERS, NET_REPAIR};
 use crate::cluster::{Cluster, Kill, Phase};
 use crate::counter::CounterService;
 use crate::dice::Dice;
-use crate::disk::DiskFaults;
+use crate::disk::{DiskFaults, Tearing};
 use crate::kernel::{Kernel, Report};
 use crate::locks::LockService;
 use crate::masks::Masks;
@@ -109,6 +109,8 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
     let world = World::new(kernel.clone())
         .with_observer(Arc::new(move |node, event| observer.observe(node, event)))
         .with_mistake(settings.mistake);
+    // A sector is written or not: what a crash leaves of the last append is a beginning of it, or zeros behind that.
+    world.disks.set_tearing(Tearing { zeros: 256, garbage: 0 });
     kernel.note("seed", || format!("{seed}: {plan:?}"));
     let cluster = Cluster::new(world.clone(), plan, settings.masks.clone(), service, oracles.clone());
     let director = Node::new("director");
@@ -293,8 +295,7 @@ impl Director {
         if fault == Fault::LostDisk {
             self.cluster.lose_disk(victim);
         } else {
-            self.cluster.world().disks.flip_bit(self.cluster.host(victim));
-            self.cluster.set_may_exit(victim, true);
+            self.cluster.flip_bit(victim);
         }
         self.cluster.plan_restart(victim);
     }
@@ -362,9 +363,13 @@ impl Director {
                 let Some((a, b)) = self.two_hosts() else { return };
                 net.half_open(a, b);
             }
-            _ => {
+            2 => {
                 let Some((a, b)) = self.two_hosts() else { return };
                 net.break_connections(a, b);
+            }
+            _ => {
+                let Some((a, b)) = self.two_hosts() else { return };
+                net.break_at_next_frame(a, b);
             }
         }
     }
@@ -377,17 +382,9 @@ impl Director {
             2 => DiskFaults { full: true, ..DiskFaults::default() },
             _ => DiskFaults { slow: true, ..DiskFaults::default() },
         };
-        let host = self.cluster.host(victim);
-        if !faults.slow {
-            self.cluster.set_may_exit(victim, true);
-            self.cluster.set_doomed(victim, true);
-        }
-        self.cluster.world().disks.set_faults(host, faults);
+        self.cluster.set_disk_faults(victim, faults);
         let (cluster, spell) = (self.cluster.clone(), self.spell());
-        self.kernel.after(spell, move || {
-            cluster.world().disks.heal(host);
-            cluster.set_doomed(victim, false);
-        });
+        self.kernel.after(spell, move || cluster.heal_disk(victim));
     }
 
     /// What the lab's testers do to a node, through its test port.
@@ -425,11 +422,14 @@ impl Director {
         let world = self.cluster.world().clone();
         world.net.heal_all();
         for member in 0..self.cluster.len() {
-            world.disks.heal(self.cluster.host(member));
-            self.cluster.set_doomed(member, false);
+            self.cluster.heal_disk(member);
             self.kernel.spare(&Node::new(&self.cluster.name(member)));
         }
-        let well = self.draw_majority();
+        let Some(well) = self.draw_majority() else {
+            // Only while lost disks are known to be open: then such a node stays dead as long as it is counted on.
+            self.kernel.count("masked: lost-disk");
+            return self.kernel.end();
+        };
         for member in 0..self.cluster.len() {
             if well.contains(&member) {
                 repair(&self.cluster, member);
@@ -470,7 +470,8 @@ impl Director {
     }
 
     /// A majority of the latest view, and of each that may have been chosen to follow it; one of them holds the state.
-    fn draw_majority(&mut self) -> BTreeSet<usize> {
+    /// `None`: too many disks are lost.
+    fn draw_majority(&mut self) -> Option<BTreeSet<usize>> {
         let oracles = self.cluster.oracles();
         let mut views = oracles.views_to_come();
         views.push(oracles.latest_view().1);
@@ -492,19 +493,21 @@ impl Director {
             order.swap(0, at);
         }
         let mut well = BTreeSet::new();
-        for member in order {
-            let enough = views.iter().all(|view| {
+        let is_enough = |well: &BTreeSet<usize>| {
+            views.iter().all(|view| {
                 let inside = view.iter().filter_map(number).filter(|m| well.contains(m)).count();
                 2 * inside > view.len()
-            });
-            if enough {
+            })
+        };
+        for member in order {
+            if is_enough(&well) {
                 break;
             }
             if views.iter().any(|view| view.iter().filter_map(number).any(|m| m == member)) {
                 well.insert(member);
             }
         }
-        well
+        is_enough(&well).then_some(well)
     }
 
     /// All nodes come together.
@@ -551,9 +554,9 @@ fn is_passive(fault: Fault) -> bool {
 fn repair(cluster: &Cluster, member: usize) {
     if cluster.alive().contains(&member) {
         tell_tester(cluster, member, |client| {
-            let patience = Duration::from_secs(2);
-            let _ = client.call(NET_REPAIR, (1,), patience);
-            let _ = client.call(CUT_MEMBERS, (1,), patience);
+            // The node may be paused. If it has died there is nothing to repair.
+            let again = |procedure| (0..20).any(|_| client.call(procedure, (1,), Duration::from_secs(1)).is_ok());
+            let _ = again(NET_REPAIR) && again(CUT_MEMBERS);
         });
     }
 }

@@ -86,7 +86,7 @@ impl Inner {
     fn watch(&mut self, socket: SocketId) -> io::Result<&mut Option<Watch>> {
         let watch = match Socket::from(socket) {
             Socket::End(connection, side) => {
-                self.connections.get_mut(&connection).map(|connection| &mut connection.ends[side].watch)
+                self.connections.get_mut(connection).map(|connection| &mut connection.ends[side].watch)
             }
             Socket::Port(port) => self.ports.get_mut(&port).map(|port| &mut port.watch),
         };
@@ -183,7 +183,7 @@ impl Listener for NetPort {
         let mut inner = self.net.lock();
         let port = inner.ports.get_mut(&self.id).filter(|port| port.listens).ok_or(ErrorKind::InvalidInput)?;
         let connection = port.accepted.pop_front().ok_or(ErrorKind::WouldBlock)?;
-        let peer = inner.connections.get(&connection).ok_or(ErrorKind::ConnectionAborted)?.ends[0].addr;
+        let peer = inner.connections.get(connection).ok_or(ErrorKind::ConnectionAborted)?.ends[0].addr;
         drop(inner);
         Ok((Box::new(NetStream::new(self.net.clone(), connection, 1)), peer))
     }
@@ -231,7 +231,7 @@ impl Stream for NetStream {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         let inner = self.net.lock();
-        let connection = inner.connections.get(&self.connection).ok_or(ErrorKind::NotConnected)?;
+        let connection = inner.connections.get(self.connection).ok_or(ErrorKind::NotConnected)?;
         match connection.ends[self.side].wire {
             Wire::Open => Ok(connection.ends[1 - self.side].addr),
             _ => Err(ErrorKind::NotConnected.into()),
@@ -240,19 +240,19 @@ impl Stream for NetStream {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         let inner = self.net.lock();
-        let connection = inner.connections.get(&self.connection).ok_or(ErrorKind::NotConnected)?;
+        let connection = inner.connections.get(self.connection).ok_or(ErrorKind::NotConnected)?;
         Ok(connection.ends[self.side].addr)
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         let mut inner = self.net.lock();
-        let connection = inner.connections.get_mut(&self.connection).ok_or(ErrorKind::NotConnected)?;
+        let connection = inner.connections.get_mut(self.connection).ok_or(ErrorKind::NotConnected)?;
         Ok(connection.ends[self.side].error.take().map(io::Error::from))
     }
 
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<bool> {
         self.net.wait(deadline, |inner| {
-            let connection = inner.connections.get_mut(&self.connection).ok_or(ErrorKind::NotConnected)?;
+            let connection = inner.connections.get_mut(self.connection).ok_or(ErrorKind::NotConnected)?;
             let end = &mut connection.ends[self.side];
             let (readable, writable) = end.ready();
             if !end.owned || end.failed || readable && interest.read || writable && interest.write {
