@@ -253,7 +253,12 @@ impl<S: StateMachine> Inner<S> {
             tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
             return (RsmStatus::ERR, Bytes::default());
         }
-        if self.state.lock().joiners.is_kept_away(m, now()) {
+        let kept_away = {
+            let state = self.state.lock();
+            // A member has to learn the views, or it can't vote.
+            state.joiners.is_kept_away(m, now()) && !state.replica.members().iter().any(|member| member == m)
+        };
+        if kept_away {
             return busy;
         }
         let Some(asks_removal) = self.answers(m) else {
@@ -262,8 +267,10 @@ impl<S: StateMachine> Inner<S> {
         };
         tracing::info!(node = %self.me, src = m, %last, "joinreq");
         let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
-        if !self.cfg.all_answer() {
-            // With a member dead and not yet removed, one more dead joiner could cost the majority.
+        // With a member dead and not yet removed, one more dead joiner could cost the majority. One that was added, and
+        // hasn't heard of it, is a member already: it may be what the majority lacks.
+        let added = listed && !proven;
+        if !added && !self.cfg.all_answer() {
             return busy;
         }
         if proven && !asks_removal {

@@ -457,6 +457,12 @@ impl Cluster {
         others.into_iter().any(|(_, m)| holders.contains(&m.name) && view.contains(&m.name))
     }
 
+    /// Whether there is any view on a node's disk.
+    pub fn knows_a_view(&self, member: usize) -> bool {
+        let files = self.world().disks.files(self.host(member));
+        files.iter().any(|(_, bytes)| bytes.windows(5).any(|word| word == b"done "))
+    }
+
     /// What the run is doing.
     pub fn phase(&self) -> Phase {
         self.state().phase

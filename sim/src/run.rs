@@ -38,6 +38,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 const START: Duration = Duration::from_secs(20);
 /// Requests that must have been completed after the faults.
 const FURTHER_REQUESTS: u64 = 60;
+/// How long a round may take that was under way when the faults ended.
+const SETTLING: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What all runs have in common.
@@ -128,10 +130,12 @@ struct Director {
 
 impl Director {
     fn direct(&mut self) {
-        self.begin();
-        self.faults();
-        self.majority();
-        self.all();
+        for part in [Self::begin, Self::faults, Self::majority, Self::all] {
+            part(self);
+            if self.kernel.is_over() {
+                return;
+            }
+        }
         if let Err(wrong) = self.cluster.service().check() {
             self.kernel.find(wrong);
         }
@@ -425,11 +429,12 @@ impl Director {
             self.cluster.heal_disk(member);
             self.kernel.spare(&Node::new(&self.cluster.name(member)));
         }
-        let Some(well) = self.draw_majority() else {
+        let mut well = BTreeSet::new();
+        if !self.enlarge(&mut well) {
             // Only while lost disks are known to be open: then such a node stays dead as long as it is counted on.
             self.kernel.count("masked: lost-disk");
             return self.kernel.end();
-        };
+        }
         for member in 0..self.cluster.len() {
             if well.contains(&member) {
                 repair(&self.cluster, member);
@@ -440,8 +445,7 @@ impl Director {
                 self.cluster.kill(member, how);
             }
         }
-        let well: Vec<String> = well.iter().map(|m| self.cluster.name(*m)).collect();
-        self.kernel.note("director", || format!("well: {well:?}"));
+        self.note_well(&well);
         let (healed, before) = (self.kernel.now(), self.cluster.completed_requests());
         // A pause may go on for a while, and a time-out of TCP's.
         let grace = Duration::from_secs(12);
@@ -461,30 +465,57 @@ impl Director {
             if self.kernel.is_over() {
                 return;
             }
+            // A round that was under way when the rest died may choose a view of which it is too large a part.
+            if self.kernel.now() < healed + SETTLING && !self.is_majority(&well) {
+                let before = well.clone();
+                if !self.enlarge(&mut well) {
+                    self.kernel.count("masked: lost-disk");
+                    return self.kernel.end();
+                }
+                for member in well.difference(&before) {
+                    self.cluster.set_out(*member, false);
+                    self.cluster.start(*member);
+                }
+                self.note_well(&well);
+            }
             sleep(LOOK);
         }
+    }
+
+    fn note_well(&self, well: &BTreeSet<usize>) {
+        self.kernel.note("director", || {
+            let well: Vec<String> = well.iter().map(|m| self.cluster.name(*m)).collect();
+            format!("well: {well:?}")
+        });
     }
 
     fn no_old_request(&self, healed: Instant) -> bool {
         self.cluster.pending().iter().all(|(_, since)| *since > healed)
     }
 
-    /// A majority of the latest view, and of each that may have been chosen to follow it; one of them holds the state.
-    /// `None`: too many disks are lost.
-    fn draw_majority(&mut self) -> Option<BTreeSet<usize>> {
+    /// Whether these nodes are a majority of the latest view, and of each that may have been chosen to follow it.
+    fn is_majority(&self, well: &BTreeSet<usize>) -> bool {
         let oracles = self.cluster.oracles();
         let mut views = oracles.views_to_come();
         views.push(oracles.latest_view().1);
-        let holders = oracles.holders();
-        let number = |name: &String| (0..self.cluster.len()).find(|m| self.cluster.name(*m) == *name);
-        let lost = if self.cluster.masks().has("lost-disk") { self.cluster.lost() } else { Vec::new() };
-        let alive = self.cluster.alive();
-        let mut order: Vec<usize> = (0..self.cluster.len()).filter(|m| !lost.contains(m)).collect();
+        // A node that was added and hasn't heard of it learns the views through the first node only.
+        let able = |m: &usize| well.contains(m) && (well.contains(&0) || self.cluster.knows_a_view(*m));
+        views.iter().all(|view| {
+            let inside = (0..self.cluster.len()).filter(|m| view.contains(&self.cluster.name(*m)) && able(m)).count();
+            2 * inside > view.len()
+        })
+    }
+
+    /// Adds nodes until these are a majority; one that holds the state comes first. False: too many disks are lost.
+    fn enlarge(&mut self, well: &mut BTreeSet<usize>) -> bool {
+        let (_, latest) = self.cluster.oracles().latest_view();
+        let holders = self.cluster.oracles().holders();
+        let (lost, alive) = (self.cluster.lost(), self.cluster.alive());
+        let keep_out = |m: &usize| self.cluster.masks().has("lost-disk") && lost.contains(m);
+        let mut order: Vec<usize> = (0..self.cluster.len()).filter(|m| !keep_out(m)).collect();
         for at in (1..order.len()).rev() {
             order.swap(at, self.dice.below(at as u64 + 1) as usize);
         }
-        // A holder comes first.
-        let latest = oracles.latest_view().1;
         let holds = |m: &usize| {
             let name = self.cluster.name(*m);
             alive.contains(m) && holders.contains(&name) && latest.contains(&name)
@@ -492,29 +523,20 @@ impl Director {
         if let Some(at) = order.iter().position(holds) {
             order.swap(0, at);
         }
-        let mut well = BTreeSet::new();
-        let is_enough = |well: &BTreeSet<usize>| {
-            views.iter().all(|view| {
-                let inside = view.iter().filter_map(number).filter(|m| well.contains(m)).count();
-                2 * inside > view.len()
-            })
-        };
         for member in order {
-            if is_enough(&well) {
+            if self.is_majority(well) {
                 break;
             }
-            if views.iter().any(|view| view.iter().filter_map(number).any(|m| m == member)) {
+            let name = self.cluster.name(member);
+            if latest.contains(&name) || self.cluster.oracles().views_to_come().iter().any(|view| view.contains(&name)) {
                 well.insert(member);
             }
         }
-        is_enough(&well).then_some(well)
+        self.is_majority(well)
     }
 
     /// All nodes come together.
     fn all(&mut self) {
-        if self.kernel.is_over() {
-            return;
-        }
         self.cluster.set_phase(Phase::All);
         for member in 0..self.cluster.len() {
             self.cluster.set_out(member, false);
