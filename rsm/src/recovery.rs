@@ -148,6 +148,9 @@ impl<S: StateMachine> Inner<S> {
             candidates.extend(self.state.lock().replica.members().iter().cloned());
         }
         for candidate in candidates {
+            if !member && self.has_learnt_views_from(&candidate) {
+                return true;
+            }
             let Some(primary) = self.primary_by(&candidate) else { continue };
             if primary == self.me || asked.contains(&primary) {
                 continue;
@@ -163,6 +166,16 @@ impl<S: StateMachine> Inner<S> {
             asked.push(primary);
         }
         false
+    }
+
+    /// Whether `name` knew views that this node hasn't heard of: one may name it, whose primary is dead. Only for a node
+    /// that has a log: without one it must not vote where it may have voted before.
+    fn has_learnt_views_from(&self, name: &str) -> bool {
+        let before = self.cfg.vid();
+        before > ViewId(0)
+            && name != self.me
+            && self.is_of_the_lab(name) == Some(false)
+            && self.cfg.catch_up_from(name) > before
     }
 
     /// Whom `name` takes for the primary: nobody if it doesn't answer.

@@ -457,10 +457,18 @@ impl Cluster {
         others.into_iter().any(|(_, m)| holders.contains(&m.name) && view.contains(&m.name))
     }
 
-    /// Whether there is any view on a node's disk.
-    pub fn knows_a_view(&self, member: usize) -> bool {
-        let files = self.world().disks.files(self.host(member));
-        files.iter().any(|(_, bytes)| bytes.windows(5).any(|word| word == b"done "))
+    /// Whether a node votes once these nodes are well. One that was added and hasn't heard of it has no view on its disk:
+    /// it learns them from the primary, whom it finds through the node that it joins through.
+    pub fn can_vote(&self, member: usize, well: &BTreeSet<usize>) -> bool {
+        let (host, first) = {
+            let m = &self.state().members[member];
+            (m.host, m.first.clone())
+        };
+        let files = self.world().disks.files(host);
+        let has_view = files.iter().any(|(_, bytes)| bytes.windows(5).any(|word| word == b"done "));
+        let (_, view) = self.0.oracles.latest_view();
+        let is_well = |name: &String| well.iter().any(|m| self.name(*m) == *name);
+        has_view || is_well(&first) && view.first().is_some_and(is_well)
     }
 
     /// What the run is doing.

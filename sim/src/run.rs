@@ -498,8 +498,7 @@ impl Director {
         let oracles = self.cluster.oracles();
         let mut views = oracles.views_to_come();
         views.push(oracles.latest_view().1);
-        // A node that was added and hasn't heard of it learns the views through the first node only.
-        let able = |m: &usize| well.contains(m) && (well.contains(&0) || self.cluster.knows_a_view(*m));
+        let able = |m: &usize| well.contains(m) && self.cluster.can_vote(*m, well);
         views.iter().all(|view| {
             let inside = (0..self.cluster.len()).filter(|m| view.contains(&self.cluster.name(*m)) && able(m)).count();
             2 * inside > view.len()
