@@ -119,7 +119,8 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
     let mut script = Director { cluster: cluster.clone(), dice: cluster.plan().dice.clone(), kernel: kernel.clone() };
     let report = world.run(&director, Instant::ZERO + LIMIT, move || script.direct());
     let (acknowledged, views) = (oracles.acknowledged(), u64::from(oracles.latest_view().0));
-    Outcome { seed, report, acknowledged, views, cut_short: oracles.is_cut_short() }
+    let cut_short = report.counts.keys().any(|what| what.starts_with("masked: "));
+    Outcome { seed, report, acknowledged, views, cut_short }
 }
 
 struct Director {
@@ -132,7 +133,7 @@ impl Director {
     fn direct(&mut self) {
         for part in [Self::begin, Self::faults, Self::majority, Self::all] {
             part(self);
-            if self.kernel.is_over() {
+            if self.kernel.is_over() || self.state_is_lost() {
                 return;
             }
         }
@@ -167,12 +168,25 @@ impl Director {
     fn wait(&self, patience: Duration, done: impl Fn(&Cluster) -> bool) -> bool {
         let deadline = self.kernel.now() + patience;
         while !done(&self.cluster) {
-            if self.kernel.now() >= deadline {
+            if self.kernel.now() >= deadline || self.state_is_lost() {
                 return false;
             }
             sleep(LOOK);
         }
         true
+    }
+
+    /// Ends the run if nobody holds the state any more, while that is known to be open.
+    fn state_is_lost(&self) -> bool {
+        let (vid, view) = self.cluster.oracles().latest_view();
+        let lost = vid > 0 && !self.cluster.oracles().holders().iter().any(|holder| view.contains(holder));
+        let lost = lost && self.cluster.masks().has("from-nothing");
+        if lost && !self.kernel.is_over() {
+            self.kernel.note("director", || "nobody holds the state any more".to_owned());
+            self.kernel.count("masked: from-nothing");
+            self.kernel.end();
+        }
+        lost
     }
 
     fn conditions(&mut self, plan: &Plan) -> Conditions {
@@ -462,7 +476,7 @@ impl Director {
             if late(&healed) && self.cluster.completed_requests() < before + FURTHER_REQUESTS {
                 return self.kernel.find(format!("idle: clients make no progress with a majority well: {pending:?}"));
             }
-            if self.kernel.is_over() {
+            if self.kernel.is_over() || self.state_is_lost() {
                 return;
             }
             // A round that was under way when the rest died may choose a view of which it is too large a part.
