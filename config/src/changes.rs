@@ -27,8 +27,13 @@ impl Config {
         self.propose(Some(vid), |view| view.with(new_m).ok())
     }
 
-    /// Proposes the view without `m`.
+    /// Proposes the view without `m`, if a majority of that view answers now: else the next death, or one that hasn't been
+    /// noticed, would end the service. Blocks for at most a ping's time before the round.
     pub fn remove(&self, m: &str) -> Outcome {
+        let asked = now();
+        if !self.probe(|detector, _| detector.leaves_majority(m, asked)) {
+            return Outcome::NoMajority;
+        }
         self.propose(None, |view| view.contains(m).then(|| view.without(m).ok()).flatten())
     }
 

@@ -41,6 +41,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(10);
 const TRANSFER_PAUSE: Duration = Duration::from_millis(20);
 /// The primary removes members that have not come into sync for so long after the last one did.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+/// A wait that ends so much too late shows that this node itself was stopped or starved.
+const OVERSLEPT: Duration = Duration::from_millis(150);
 /// How long a joiner's request waits for the members to be in sync.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A larger state doesn't fit into an answer; a little below the longest PDU.
@@ -266,12 +268,12 @@ impl<S: StateMachine> Inner<S> {
             tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
             return (RsmStatus::ERR, Bytes::default());
         }
-        let kept_away = {
+        let (added, kept_away) = {
             let state = self.state.lock();
-            // A member has to learn the views, or it can't vote.
-            state.joiners.is_kept_away(m, now()) && !state.replica.members().iter().any(|member| member == m)
+            let listed = state.replica.is_member() && state.replica.members().iter().any(|member| member == m);
+            (listed && !state.replica.is_proven(m), state.joiners.is_kept_away(m, now()))
         };
-        if kept_away {
+        if kept_away && !added {
             return busy;
         }
         let Some(asks_removal) = self.answers(m) else {
@@ -279,11 +281,14 @@ impl<S: StateMachine> Inner<S> {
             return busy;
         };
         tracing::info!(node = %self.me, src = m, %last, "joinreq");
+        if added {
+            // It hasn't heard of it. It has to learn the views, or it can't vote, and may be what the majority lacks: so
+            // it is told even while this node is not in sync, or doesn't hold the state.
+            return (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes()));
+        }
         let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
-        // With a member dead and not yet removed, one more dead joiner could cost the majority. One that was added, and
-        // hasn't heard of it, is a member already: it may be what the majority lacks.
-        let added = listed && !proven;
-        if !added && !self.cfg.all_answer() {
+        if !self.cfg.all_answer() {
+            // With a member dead and not yet removed, one more dead joiner could cost the majority.
             return busy;
         }
         if proven && !asks_removal {
@@ -401,6 +406,9 @@ impl<S: StateMachine> Inner<S> {
                 }
                 if state.replica.backups().len() < left {
                     left = state.replica.backups().len();
+                    deadline = now() + SYNC_PATIENCE;
+                } else if !notified && now() - deadline > OVERSLEPT {
+                    // This node was stopped itself: nobody had a chance.
                     deadline = now() + SYNC_PATIENCE;
                 } else if !notified {
                     let laggards: Vec<String> = state.replica.backups().iter().cloned().collect();

@@ -249,7 +249,10 @@ impl Cluster {
         if listed(&self.0.oracles.latest_view().1) || replicas.iter().any(|(_, r)| listed(&r.view().1)) {
             return false;
         }
-        let Some(other) = replicas.first().map(|(other, _)| self.name(*other)) else { return false };
+        // A member: one that itself waits to join is of no use.
+        let (_, view) = self.0.oracles.latest_view();
+        let members = replicas.iter().map(|(other, _)| self.name(*other)).find(|other| view.contains(other));
+        let Some(other) = members else { return false };
         self.state().members[member].first = other;
         true
     }
