@@ -173,12 +173,13 @@ impl Config {
 
     /// Sends one ping; its answer goes to the detector.
     pub(crate) fn doheartbeat(&self, peer: &str) {
-        let lab = !self.is_ours(peer);
+        let labs_rest = self.state.lock().lab_rests_until.is_some_and(|until| now() < until);
+        // Asked only then: a silent node would keep this thread from the others for a second.
+        if labs_rest && !self.is_ours(peer) {
+            return;
+        }
         let vid = {
             let mut state = self.state.lock();
-            if lab && state.lab_rests_until.is_some_and(|until| now() < until) {
-                return;
-            }
             state.detector.pinged(peer, now());
             state.views.vid()
         };

@@ -1,23 +1,32 @@
 //! The log's file: `paxos-<me>.log` (lab: `log.cc`).
 //!
 //! ```text
+//! crc 00000000
 //! done 1 41000
-//! crc 6f0a6d52
+//! crc 949f6aa9
 //! propseen 1 41000
-//! crc 9c0c5f1a
+//! crc e0f88b24
 //! ```
-//! After each append comes a line `crc HEX`: the CRC-32 of the bytes since the last such line, or since the beginning.
-//! The lab's testers, which read this file while the node runs, skip it. A log of the lab has no such line at all; it is
-//! read, and the first append of ours covers it.
+//! After each append comes a line `crc HEX`: the CRC-32 of the bytes since the last such line. The first one is over
+//! nothing: it says that the log is ours, and that no record of it counts without a crc line after it. The lab's
+//! testers, which read this file while the node runs, skip such lines. A log of the lab has none at all; it is read, and
+//! rewritten with them. (An earlier version of this program had no first one: the first append was covered from the
+//! file's beginning on.)
+//!
+//! Two files beside it: `paxos-<me>.log.lock`, always empty, belongs to the process that has the log;
+//! `paxos-<me>.log.new` is the log while it is rewritten, and what a crash leaves of it is never read.
 //!
 //! Invariants:
-//! 1. One append is one write, and is on the disk before [`Log::append`] returns; the file's name is before
-//!    [`Log::open`] does.
+//! 1. One append is one write, and is on the disk before [`Log::append`] returns. What [`Log::open`] hands over is on
+//!    the disk, too, in a file that was written anew: the bytes read may be those of a failed sync, which the operating
+//!    system reports once and then shows as long as it remembers them, and no sync of that file writes them again.
 //! 2. After an error of the disk nothing more is written or answered: what was written isn't known.
-//! 3. What a crash leaves of the last append is cut off at the next start. Everything else that isn't as it was written
-//!    is an error with the file and the byte, never a different log: a checksum that doesn't fit (that of the last
-//!    append too: it may have been answered for), a line that is no record, a number out of sequence.
-//! 4. Only one process at a time has the file.
+//! 3. What a crash leaves of the last append is cut off at the next start, all of it. Everything else that isn't as it
+//!    was written is an error with the file and the byte, never a different log: a checksum that doesn't fit (that of
+//!    the last append too: it may have been answered for), a line that is no record, a number out of sequence, an end
+//!    that isn't the beginning of what could have been written there.
+//! 4. Only one process at a time has the log. The lock is on a file that is never renamed nor removed, and is held
+//!    before the log is looked at: a lock on the log itself would stay with a file that has been replaced.
 //!
 //! Deviation from the lab: it neither syncs nor checks, and a torn line stops it (H5). Left out: dropping the oldest
 //! instances (H22); a log may begin with any instance, so a shorter file can be put in its place.
@@ -67,20 +76,40 @@ pub enum LogError {
     },
 }
 
+/// The first line of each log: a crc line over nothing.
+const HEAD: &str = "crc 00000000\n";
+
 /// The file of a node's Paxos log, open for appending.
 pub struct Log {
     path: PathBuf,
     file: File,
-    /// Over the bytes since the last crc line.
-    crc: crc32fast::Hasher,
     /// The records' lines, without the crc lines.
     text: String,
     failed: bool,
+    /// Held for invariant 4.
+    _lock: File,
 }
 
 /// The name of a node's log in its folder.
 pub fn file_name(me: &str) -> String {
     format!("paxos-{me}.log")
+}
+
+/// The file beside the log whose name ends in `end`.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// An error of the operating system, about a file.
+fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> LogError {
+    move |source| LogError::Io { path: path.to_owned(), doing, source }
+}
+
+/// The line that covers these bytes.
+fn crc_line(bytes: &[u8]) -> String {
+    format!("crc {:08x}\n", crc32fast::hash(bytes))
 }
 
 impl Log {
@@ -89,27 +118,24 @@ impl Log {
     /// # Errors
     /// When the file is in use, damaged, or can't be read and written.
     pub fn open(path: &Path, me: &str) -> Result<(Log, AcceptorState), LogError> {
-        let io = |doing| move |source| LogError::Io { path: path.to_owned(), doing, source };
-        let file = File::append(path).map_err(io("open"))?;
-        if !file.try_lock().map_err(io("lock"))? {
+        let lock_path = beside(path, ".lock");
+        let lock = File::append(&lock_path).map_err(io(&lock_path, "open"))?;
+        if !lock.try_lock().map_err(io(&lock_path, "lock"))? {
             return Err(LogError::InUse { path: path.to_owned() });
         }
-        fs::sync_dir(path.parent().unwrap_or(Path::new(""))).map_err(io("sync the folder of"))?;
-        let bytes = fs::read(path).map_err(io("read"))?;
-        let scan = Scan::of(&bytes, me).map_err(|Damage { offset, what }| LogError::Damaged {
-            path: path.to_owned(),
-            offset,
-            what,
-        })?;
-        if scan.keep < bytes.len() {
-            tracing::warn!(node = me, file = %path.display(), from = scan.keep, to = bytes.len(), "torn end of log cut off");
-            let keep = if rt::probe::weakened("mutant-torn-end-stays") { bytes.len() } else { scan.keep };
-            file.set_len(keep as u64).map_err(io("cut"))?;
+        let is_there = fs::exists(path).map_err(io(path, "look for"))?;
+        let bytes = if is_there { fs::read(path).map_err(io(path, "read"))? } else { Vec::new() };
+        let Scan { state, text, mut file, keep } = Scan::of(&bytes, me)
+            .map_err(|Damage { offset, what }| LogError::Damaged { path: path.to_owned(), offset, what })?;
+        let torn = bytes.get(keep..).unwrap_or_default();
+        if !torn.is_empty() {
+            tracing::warn!(node = me, file = %path.display(), from = keep, to = bytes.len(), "torn end of log cut off");
+            if rt::probe::weakened("mutant-torn-end-stays") {
+                file.extend_from_slice(torn);
+            }
         }
-        // Also for bytes that an earlier process wrote and didn't live to sync: what is read now may be answered for.
-        file.sync_data().map_err(io("sync"))?;
-        let log = Log { path: path.to_owned(), file, crc: scan.crc, text: scan.text, failed: false };
-        Ok((log, scan.state))
+        let file = replace(path, &file)?;
+        Ok((Log { path: path.to_owned(), file, text, failed: false, _lock: lock }, state))
     }
 
     /// Appends records, in one write, and returns when they are on the disk.
@@ -124,17 +150,11 @@ impl Log {
             return Ok(());
         }
         let lines: String = records.iter().map(Record::to_string).collect();
-        self.crc.update(lines.as_bytes());
-        let crc = std::mem::take(&mut self.crc).finalize();
-        let whole = format!("{lines}crc {crc:08x}\n");
+        let whole = lines.clone() + &crc_line(lines.as_bytes());
         self.text.push_str(&lines);
-        let io = |doing| move |source| (doing, source);
-        let written = self.file.write_all(whole.as_bytes()).map_err(io("write"));
+        let written = self.file.write_all(whole.as_bytes()).map_err(io(&self.path, "write"));
         let sync = || if rt::probe::weakened("H5-answer-before-sync") { Ok(()) } else { self.file.sync_data() };
-        written.and_then(|()| sync().map_err(io("sync"))).map_err(|(doing, source)| {
-            self.failed = true;
-            LogError::Io { path: self.path.clone(), doing, source }
-        })
+        written.and_then(|()| sync().map_err(io(&self.path, "sync"))).inspect_err(|_| self.failed = true)
     }
 
     /// The records' lines, as a lab node would have them: what a joining node is given.
@@ -149,6 +169,21 @@ impl Log {
     }
 }
 
+/// Puts a file with these bytes in the place of the one at `path`, for sure, and opens it for appending. A crash leaves
+/// the one or the other.
+fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
+    let new = beside(path, ".new");
+    if fs::exists(&new).map_err(io(&new, "look for"))? {
+        fs::remove_file(&new).map_err(io(&new, "remove"))?;
+    }
+    let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
+    file.write_all(bytes).map_err(io(&new, "write"))?;
+    file.sync_data().map_err(io(&new, "sync"))?;
+    fs::rename(&new, path).map_err(io(path, "replace"))?;
+    fs::sync_dir(path.parent().unwrap_or(Path::new(""))).map_err(io(path, "sync the folder of"))?;
+    Ok(file)
+}
+
 /// What is wrong with a log, and where.
 #[derive(Debug, PartialEq, Eq)]
 struct Damage {
@@ -160,70 +195,95 @@ struct Damage {
 struct Scan {
     state: AcceptorState,
     text: String,
+    /// The log as it is to be: the same records, all of them covered.
+    file: Vec<u8>,
     /// How many bytes are good; what follows is a torn append.
     keep: usize,
-    crc: crc32fast::Hasher,
 }
 
 impl Scan {
     fn of(bytes: &[u8], me: &str) -> Result<Scan, Damage> {
-        let mut scan =
-            Scan { state: AcceptorState::new(me), text: String::new(), keep: 0, crc: crc32fast::Hasher::new() };
+        let mut scan = Scan { state: AcceptorState::new(me), text: String::new(), file: HEAD.into(), keep: 0 };
         let mut has_crcs = false;
-        // The lines since the last crc line, and where each begins.
+        // The lines since the last crc line, where each begins, and where the first does.
         let mut block: Vec<(usize, &str)> = Vec::new();
+        let mut since = 0;
         let mut offset = 0;
         for line in bytes.split_inclusive(|b| *b == b'\n') {
             let damage = |what: &str| Damage { offset, what: what.to_owned() };
+            let covered = bytes.get(since..offset).unwrap_or_default();
             let Some(whole) = line.strip_suffix(b"\n") else {
                 // After a power cut some file systems show bytes that were appended and not synced as zeros.
                 let zeros = line.iter().rev().take_while(|byte| **byte == 0).count();
                 let torn = line.get(..line.len() - zeros).unwrap_or_default();
-                let legible = Record::may_begin(torn) && !rt::probe::weakened("H5-torn-end-stops");
-                if !torn.is_empty() && !legible {
+                let crc = crc_line(covered);
+                let fits = crc.as_bytes().starts_with(torn) || Record::may_begin(torn);
+                let legible = fits && !rt::probe::weakened("H5-torn-end-stops");
+                // (No log of ours begins with zeros: it has its first line before it has its name.)
+                if !legible && (!torn.is_empty() || offset == 0) {
                     return Err(damage("no record begins like this"));
+                }
+                if torn == crc.trim_end().as_bytes() {
+                    // Nothing but the line feed is missing.
+                    scan.take(&mut block)?;
+                    has_crcs = true;
+                    scan.keep = offset + torn.len();
                 }
                 break;
             };
             let whole = std::str::from_utf8(whole).map_err(|_| damage("no text"))?;
-            match whole.strip_prefix("crc ") {
-                Some(hex) => {
-                    let since = block.first().map_or(offset, |(at, _)| *at);
-                    let is = crc32fast::hash(bytes.get(since..offset).unwrap_or_default());
-                    if hex != format!("{is:08x}") && !rt::probe::weakened("mutant-crc-unchecked") {
-                        return Err(Damage { offset: since, what: "the checksum doesn't fit".to_owned() });
-                    }
-                    scan.take(&block)?;
-                    block.clear();
-                    has_crcs = true;
-                    scan.keep = offset + line.len();
+            if whole.starts_with("crc ") {
+                if line != crc_line(covered).as_bytes() && !rt::probe::weakened("mutant-crc-unchecked") {
+                    return Err(Damage { offset: since, what: "the checksum doesn't fit".to_owned() });
                 }
-                None => {
-                    Record::parse(whole).map_err(|what| damage(&what))?;
-                    block.push((offset, whole));
-                }
+                scan.take(&mut block)?;
+                has_crcs = true;
+                since = offset + line.len();
+                scan.keep = since;
+            } else {
+                Record::parse(whole).map_err(|what| damage(&what))?;
+                block.push((offset, whole));
             }
             offset += line.len();
         }
+        let uncovered = bytes.get(since..offset).unwrap_or_default();
+        if let Some(at) = missing_line_feed(uncovered) {
+            return Err(Damage { offset: since + at, what: "no line feed before the checksum".to_owned() });
+        }
         if !has_crcs {
-            // A log of the lab: what is whole counts, and our first crc line will cover all of it. (Or our own very first
-            // append, torn: its whole lines count too. They have not been answered for; a vote more is always safe.)
-            scan.take(&block)?;
+            // A log of the lab: what is whole counts. (Or the very first append of an earlier version, torn: its whole
+            // lines count too.)
+            scan.take(&mut block)?;
             scan.keep = offset;
-            scan.crc.update(bytes.get(..offset).unwrap_or_default());
         }
         Ok(scan)
     }
 
-    fn take(&mut self, block: &[(usize, &str)]) -> Result<(), Damage> {
-        for (offset, line) in block {
-            let replayed = Record::parse(line).and_then(|record| self.state.replay(record));
-            replayed.map_err(|what| Damage { offset: *offset, what })?;
-            self.text.push_str(line);
-            self.text.push('\n');
+    /// Takes over the records of a block, which is empty then.
+    fn take(&mut self, block: &mut Vec<(usize, &str)>) -> Result<(), Damage> {
+        if block.is_empty() {
+            return Ok(());
         }
+        let mut lines = String::new();
+        for (offset, line) in block.drain(..) {
+            let replayed = Record::parse(line).and_then(|record| self.state.replay(record));
+            replayed.map_err(|what| Damage { offset, what })?;
+            lines.push_str(line);
+            lines.push('\n');
+        }
+        self.file.extend_from_slice(lines.as_bytes());
+        self.file.extend_from_slice(crc_line(lines.as_bytes()).as_bytes());
+        self.text.push_str(&lines);
         Ok(())
     }
+}
+
+/// Where a line feed has become something else, so that a record and the crc line after it look like one record, one
+/// without a crc line. Everywhere else a wrong byte leaves a crc line that doesn't fit.
+fn missing_line_feed(uncovered: &[u8]) -> Option<usize> {
+    let (records, crc) = uncovered.split_at_checked(uncovered.len().checked_sub(HEAD.len())?)?;
+    let (_, rest) = records.split_last()?;
+    (crc == crc_line(&[rest, b"\n"].concat()).as_bytes()).then_some(rest.len())
 }
 
 #[cfg(test)]

@@ -66,16 +66,28 @@ impl Record {
         }
     }
 
-    /// Whether `bytes` may be the beginning of a line of a log, as a write that was cut short leaves it.
+    /// Whether `bytes` are the beginning of a record's line, or all of it but its end of line: whether anything can
+    /// follow that makes them a line that [`Record::parse`] takes.
     pub(crate) fn may_begin(bytes: &[u8]) -> bool {
-        let words: [&[u8]; 4] = [b"propseen ", b"accepted ", b"done ", b"crc "];
-        bytes.iter().all(|b| b.is_ascii_graphic() || *b == b' ')
-            && words.iter().any(|word| word.starts_with(bytes) || bytes.starts_with(word))
+        let Ok(text) = std::str::from_utf8(bytes) else { return false };
+        let Some((word, rest)) = text.split_once(' ') else {
+            return ["propseen", "accepted", "done"].iter().any(|word| word.starts_with(text));
+        };
+        match word {
+            "propseen" => after_number(rest, name_may_begin),
+            "accepted" => after_number(rest, |rest| match rest.split_once(' ') {
+                Some((node, v)) => value::check_name(node).is_ok() && value_may_begin(v),
+                None => name_may_begin(rest),
+            }),
+            "done" => !rest.starts_with('0') && after_number(rest, value_may_begin),
+            _ => false,
+        }
     }
 }
 
+/// As it is written: 0, or digits that don't begin with it.
 fn parse_number(text: &str) -> Result<u32, String> {
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
+    if !text.bytes().all(|b| b.is_ascii_digit()) || text.len() > 1 && text.starts_with('0') {
         return Err(format!("{text:?} is no number"));
     }
     text.parse().map_err(|_| format!("{text:?} is no number that fits"))
@@ -88,6 +100,27 @@ fn parse_proposal(n: &str, node: &str) -> Result<ProposalNumber, String> {
 
 fn parse_value(text: &str) -> Result<Value, String> {
     Value::parse(text).map_err(|e| e.to_string())
+}
+
+/// Whether `text` is a number, a blank and what `may_begin`, or begins like that.
+fn after_number(text: &str, may_begin: impl FnOnce(&str) -> bool) -> bool {
+    match text.split_once(' ') {
+        Some((number, rest)) => parse_number(number).is_ok() && may_begin(rest),
+        None => text.is_empty() || parse_number(text).is_ok(),
+    }
+}
+
+fn name_may_begin(text: &str) -> bool {
+    text.is_empty() || value::check_name(text).is_ok()
+}
+
+fn value_may_begin(text: &str) -> bool {
+    // What can still grow may become another name: it need not differ from the others yet.
+    let (before, last) = text.rsplit_once(' ').map_or(("", text), |(before, last)| (before, last));
+    let may_grow = (1..value::MAX_NAME_BYTES).contains(&last.len()) && name_may_begin(last);
+    text.is_empty()
+        || Value::parse(text).is_ok()
+        || may_grow && Value::parse(before).is_ok_and(|value| value.members().len() < value::MAX_MEMBERS)
 }
 
 /// Why another node's log can't be taken over. Nothing of it has been.
