@@ -26,10 +26,10 @@ build:
 test: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --package rt --features sim --all-targets -- -D warnings
+	cargo clippy --package rt --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
 	cargo test --workspace
-	cargo test --package rt --features sim
+	cargo test --package rt
 	test-scripts/scenarios.pl 3 8 16
 
 test-root: build

@@ -3,9 +3,9 @@
 //! ```text
 //! crc 00000000
 //! done 1 41000
-//! crc 949f6aa9
+//! crc 42c689b4
 //! propseen 1 41000
-//! crc e0f88b24
+//! crc bc7467e9
 //! ```
 //! After each append comes a line `crc HEX`: the CRC-32 of the bytes since the last such line. The first one is over
 //! nothing: it says that the log is ours, and that no record of it counts without a crc line after it. The lab's
@@ -217,10 +217,11 @@ impl Scan {
                 let zeros = line.iter().rev().take_while(|byte| **byte == 0).count();
                 let torn = line.get(..line.len() - zeros).unwrap_or_default();
                 let crc = crc_line(covered);
-                let fits = crc.as_bytes().starts_with(torn) || Record::may_begin(torn);
-                let legible = fits && !rt::probe::weakened("H5-torn-end-stops");
-                // (No log of ours begins with zeros: it has its first line before it has its name.)
-                if !legible && (!torn.is_empty() || offset == 0) {
+                let legible = crc.as_bytes().starts_with(torn) || Record::may_begin(torn);
+                // A log of ours doesn't begin with zeros: it has its first line before it has its name.
+                let fits =
+                    if torn.is_empty() { offset > 0 } else { legible && !rt::probe::weakened("H5-torn-end-stops") };
+                if !fits {
                     return Err(damage("no record begins like this"));
                 }
                 if torn == crc.trim_end().as_bytes() {

@@ -41,11 +41,23 @@ fn open(path: &Path) -> Result<(Log, AcceptorState), LogError> {
     Log::open(path, "41000")
 }
 
+/// The file that these appends, given by their lines, leave.
+fn file_of<S: AsRef<str>>(appends: &[S]) -> Vec<u8> {
+    let blocks = appends.iter().map(|lines| lines.as_ref().to_owned() + &crc_line(lines.as_ref().as_bytes()));
+    (HEAD.to_owned() + &blocks.collect::<String>()).into_bytes()
+}
+
+/// The lines of each append.
+fn lines_of(appends: &[Vec<Record>]) -> Vec<String> {
+    appends.iter().map(|records| records.iter().map(Record::to_string).collect()).collect()
+}
+
 #[test]
-fn the_file_is_the_lab_s_with_a_checksum_after_each_append() {
+fn the_file_is_the_lab_s_with_a_checksum_at_its_beginning_and_after_each_append() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     let (mut log, _) = open(&path).unwrap();
+    assert_eq!(read(&path), b"crc 00000000\n", "what is over nothing has this checksum");
     history().iter().for_each(|records| log.append(records).unwrap());
     let lines = [
         "done 1 41000\n",
@@ -54,13 +66,16 @@ fn the_file_is_the_lab_s_with_a_checksum_after_each_append() {
         "done 2 41000 42000 \ndone 3 41000 42000 43000 \n",
         "propseen 7 42000\n",
     ];
-    let whole: String = lines.iter().map(|l| format!("{l}crc {:08x}\n", crc32fast::hash(l.as_bytes()))).collect();
-    assert_eq!(String::from_utf8(read(&path)).unwrap(), whole);
+    assert_eq!(read(&path), file_of(&lines));
     assert_eq!(log.dump(), lines.concat());
     drop(log);
     let (log, state) = open(&path).unwrap();
     assert_eq!(log.dump(), lines.concat());
     assert_eq!((state.instance(), state.promised()), (3, Some(&n(7, "42000"))));
+    assert_eq!(read(&path), file_of(&lines), "a start changes nothing");
+    let names = fs::list(dir.path()).unwrap();
+    assert_eq!(names, ["paxos-41000.log", "paxos-41000.log.lock"]);
+    assert_eq!(read(&dir.path().join("paxos-41000.log.lock")), b"");
 }
 
 /// The state after the first `count` appends.
@@ -74,53 +89,104 @@ fn state_after(count: usize) -> AcceptorState {
 fn h05_a_crash_at_any_byte_leaves_the_appends_before_and_the_log_goes_on() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
-    let mut ends = vec![0];
-    let (mut log, _) = open(&path).unwrap();
-    for records in history() {
-        log.append(&records).unwrap();
-        ends.push(read(&path).len());
-    }
-    drop(log);
-    let whole = read(&path);
+    let whole = file_of(&lines_of(&history()));
+    let ends: Vec<usize> = (1..=history().len()).map(|count| file_of(&lines_of(&history()[..count])).len()).collect();
     for cut in 0..=whole.len() {
-        write(&path, &whole[..cut]);
-        let complete = ends.iter().filter(|end| **end <= cut).count() - 1;
-        let (mut log, state) = open(&path).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
-        // The very first append may count as soon as its line is whole (it looks like a log of the lab).
-        let first_line = b"done 1 41000\n".len();
-        let complete = if complete == 0 && cut >= first_line { 1 } else { complete };
-        assert_eq!(state, state_after(complete), "cut at {cut}");
-        for records in &history()[complete..] {
-            log.append(records).unwrap();
+        for zeros in [0, 1, 5] {
+            write(&path, &[&whole[..cut], &vec![0; zeros]].concat());
+            if cut == 0 && zeros > 0 {
+                assert!(matches!(open(&path), Err(LogError::Damaged { offset: 0, .. })), "that was no crash");
+                continue;
+            }
+            if zeros > 0 && (cut == HEAD.len() || ends.contains(&cut)) {
+                // Behind a whole append, too.
+                assert!(open(&path).is_ok());
+            }
+            // The last byte is the line feed: nothing is missing without it.
+            let complete = ends.iter().filter(|end| **end <= cut + 1).count();
+            let (mut log, state) = open(&path).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+            assert_eq!(state, state_after(complete), "cut at {cut}");
+            assert_eq!(read(&path), file_of(&lines_of(&history()[..complete])), "cut at {cut}");
+            for records in &history()[complete..] {
+                log.append(records).unwrap();
+            }
+            assert_eq!(read(&path), whole, "cut at {cut}, then written on");
         }
-        drop(log);
-        let (_, state) = open(&path).unwrap_or_else(|e| panic!("cut at {cut}, then written on: {e}"));
-        assert_eq!(state, state_after(history().len()), "cut at {cut}, then written on");
     }
 }
 
 #[test]
-fn h05_any_other_byte_is_an_error_or_no_difference_never_another_log() {
+fn h05_records_without_a_checksum_count_in_a_log_of_the_lab_only() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
-    let (mut log, _) = open(&path).unwrap();
-    history().iter().for_each(|records| log.append(records).unwrap());
-    drop(log);
-    let whole = read(&path);
-    let good = state_after(history().len());
-    for at in 0..whole.len() {
-        for flip in [0x01, 0x20, 0x80, whole[at]] {
-            let mut bytes = whole.clone();
-            bytes[at] ^= flip;
-            match Scan::of(&bytes, "41000") {
-                // The end of the last line: then the append is a torn one.
-                Ok(scan) => {
-                    assert!(at == whole.len() - 1 && scan.keep < whole.len() || scan.state == good, "byte {at}")
+    // A joiner's first append, which wasn't written to its end.
+    for torn in ["done 1 41000\n", "done 1 41000\ndone 2 41000 42000 \n", "done 1 41000\ndone 2 41000 42"] {
+        write(&path, format!("{HEAD}{torn}").as_bytes());
+        let (log, state) = open(&path).unwrap();
+        assert!(state.is_new() && log.dump().is_empty(), "{torn:?}");
+        assert_eq!(read(&path), HEAD.as_bytes());
+    }
+    write(&path, b"done 1 41000\ndone 2 41000 42000 \n");
+    assert_eq!(open(&path).unwrap().1.instance(), 2);
+}
+
+#[test]
+fn h05_a_log_of_the_version_that_wrote_no_first_line_is_read() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    let whole = file_of(&lines_of(&history()));
+    for torn in ["", "done 4 41000 42000 \n", "done 4 41000 42000 \nacc", "crc"] {
+        write(&path, &[&whole[HEAD.len()..], torn.as_bytes()].concat());
+        let (_, state) = open(&path).unwrap();
+        assert_eq!(state, state_after(history().len()));
+        assert_eq!(read(&path), whole, "it has one from now on");
+    }
+}
+
+/// Logs whose last appends are of each kind; some names are a bit away from having a line feed in them.
+fn logs() -> Vec<Vec<String>> {
+    let joiner = vec!["done 1 41000\ndone 2 41000 42000 \n".to_owned()];
+    let wild = ["done 1 J*a*J\n", "accepted 1 J*a*J J*a*J *J \n", "done 2 J*a*J *J \ndone 3 *J \n"];
+    let mut logs: Vec<Vec<String>> = (0..=history().len()).map(|count| lines_of(&history()[..count])).collect();
+    logs.push(joiner);
+    logs.extend((1..=wild.len()).map(|count| wild[..count].iter().map(|&lines| lines.to_owned()).collect()));
+    logs
+}
+
+/// Holds each log of [`logs`] with one byte changed against what it says.
+fn with_another_byte(others: impl Fn(u8) -> Vec<u8>) {
+    let mut same = 0;
+    for appends in logs() {
+        let with_head = file_of(&appends);
+        // Also as the earlier version wrote it; without an append it is empty.
+        for whole in [&with_head[..], &with_head[HEAD.len()..]] {
+            for (at, other) in (0..whole.len()).flat_map(|at| others(whole[at]).into_iter().map(move |o| (at, o))) {
+                let mut bytes = whole.to_vec();
+                bytes[at] = other;
+                match Scan::of(&bytes, "41000") {
+                    Ok(scan) => {
+                        same += 1;
+                        assert_eq!(scan.text, appends.concat(), "byte {at} is {other:#x}");
+                        assert_eq!(scan.file, with_head, "byte {at} is {other:#x}");
+                        assert_eq!((at, other), (whole.len() - 1, 0), "nothing else can be seen through");
+                    }
+                    // What a new line feed has cut off begins behind it.
+                    Err(damage) => assert!(damage.offset <= at + 1, "byte {at} is {other:#x}: {damage:?}"),
                 }
-                Err(damage) => assert!(damage.offset <= at, "byte {at}: {damage:?}"),
             }
         }
     }
+    assert!(same <= 2 * logs().len());
+}
+
+#[test]
+fn h05_a_flipped_bit_is_an_error_wherever_it_is() {
+    with_another_byte(|byte| (0..8).map(|bit| byte ^ (1 << bit)).collect());
+}
+
+#[test]
+fn h05_any_other_byte_is_an_error_or_no_difference_never_another_log() {
+    with_another_byte(|byte| (0..=255).filter(|other| *other != byte).collect());
 }
 
 #[test]
@@ -132,7 +198,7 @@ fn h05_a_tail_of_zeros_is_dropped() {
         let (log, _) = open(&path).unwrap();
         assert_eq!(log.dump(), "done 1 41000\n", "{torn:?}");
         drop(log);
-        assert_eq!(read(&path), b"done 1 41000\n", "{torn:?}");
+        assert_eq!(read(&path), file_of(&["done 1 41000\n"]), "{torn:?}");
     }
 }
 
@@ -148,6 +214,15 @@ fn h05_damage_is_told_with_file_and_byte() {
         ("done 1 41000\ndone 1 41000\n", 13),
         ("done 1 41000\ndone 2 41000 42000 41000 \n", 13),
         ("done 1 41000\n\u{fc}\n", 13),
+        ("done 1 41000\ndone 02", 13),
+        ("done 1 41000\ndone 2 41000\tx", 13),
+        ("done 1 41000\ncrc 42c689b0", 13),
+        ("done 1 41000\ncrc 42c689b4*", 13),
+        ("done 1 41000*crc 42c689b4\n", 12),
+        ("crc 00000000\ndone 1 41000*crc 42c689b4\n", 25),
+        ("crc 00000000*", 0),
+        ("crc 00000001\n", 0),
+        ("\0\0\0\0", 0),
     ] {
         write(&path, text.as_bytes());
         let error = open(&path).map(|_| ()).unwrap_err();
@@ -159,7 +234,7 @@ fn h05_damage_is_told_with_file_and_byte() {
 }
 
 #[test]
-fn h05_a_log_of_the_lab_is_read_its_torn_line_dropped_and_all_of_it_covered_by_the_first_checksum() {
+fn h05_a_log_of_the_lab_is_read_its_torn_line_dropped_and_all_of_it_covered_by_a_checksum() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     for torn in ["", "done 6 41000 4", "prop", "accepted 9 41000 41000 42000 "] {
@@ -168,25 +243,91 @@ fn h05_a_log_of_the_lab_is_read_its_torn_line_dropped_and_all_of_it_covered_by_t
         assert_eq!((state.instance(), log.dump()), (5, LAB_LOG));
         log.append(&[Record::PropSeen(n(1, "42000"))]).unwrap();
         drop(log);
-        let lines = format!("{LAB_LOG}propseen 1 42000\n");
-        let crc = crc32fast::hash(lines.as_bytes());
-        assert_eq!(String::from_utf8(read(&path)).unwrap(), format!("{lines}crc {crc:08x}\n"));
+        assert_eq!(read(&path), file_of(&[LAB_LOG, "propseen 1 42000\n"]));
         let mut bytes = read(&path);
-        bytes[5] = b'7';
+        bytes[HEAD.len() + 5] = b'7';
         write(&path, &bytes);
-        assert!(matches!(open(&path), Err(LogError::Damaged { offset: 0, .. })));
+        assert!(matches!(open(&path), Err(LogError::Damaged { offset: 13, .. })));
     }
 }
 
 #[test]
-fn only_one_has_the_file() {
+fn only_one_has_the_log() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
-    let (log, _) = open(&path).unwrap();
-    let error = open(&path).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("in use by another process"), "{error}");
-    drop(log);
-    open(&path).unwrap();
+    for _ in 0..3 {
+        // At its first start it makes the file, later it replaces it.
+        let (mut log, _) = open(&path).unwrap();
+        let before = read(&path);
+        let error = open(&path).map(|_| ()).unwrap_err();
+        assert!(error.to_string().ends_with("paxos-41000.log: in use by another process"), "{error}");
+        assert_eq!(read(&path), before, "who is refused has done nothing to it");
+        log.append(&[Record::PropSeen(n(1, "41000"))]).unwrap();
+        assert!(read(&path).starts_with(&before) && read(&path).len() > before.len(), "the file is still the log");
+    }
+}
+
+#[test]
+fn many_who_want_the_log_have_it_one_at_a_time() {
+    const ROUNDS: usize = 40;
+    let dir = TempDir::new().unwrap();
+    let owners = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (path, owners) = (path_in(&dir), owners.clone());
+            let work = move || {
+                let mut had = 0;
+                while had < ROUNDS {
+                    match open(&path) {
+                        Ok((mut log, state)) => {
+                            use std::sync::atomic::Ordering::SeqCst;
+                            assert_eq!(owners.fetch_add(1, SeqCst), 0, "two have it");
+                            log.append(&[Record::Done(state.instance() + 1, value("41000 "))]).unwrap();
+                            owners.fetch_sub(1, SeqCst);
+                            had += 1;
+                        }
+                        Err(LogError::InUse { .. }) => rt::time::sleep(std::time::Duration::from_micros(50)),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            };
+            rt::thread::spawn("owner", work).unwrap()
+        })
+        .collect();
+    let patience = rt::time::now() + std::time::Duration::from_secs(60);
+    assert!(threads.iter().all(|thread| thread.join_until(patience)));
+    let (_, state) = open(&path_in(&dir)).unwrap();
+    assert_eq!(state.instance(), 4 * ROUNDS as u32, "nothing that anybody has written is lost");
+}
+
+#[test]
+fn what_a_crash_leaves_of_a_rewritten_log_is_never_read() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    let new = dir.path().join("paxos-41000.log.new");
+    let whole = file_of(&lines_of(&history()));
+    for left in [&b""[..], b"nonsense", b"crc 00000000\ndone 1 4", &whole] {
+        write(&new, left);
+        let (log, state) = open(&path).unwrap();
+        assert!(state.is_new() && log.dump().is_empty());
+        assert!(!fs::exists(&new).unwrap());
+        assert_eq!(read(&path), HEAD.as_bytes());
+        drop(log);
+        fs::remove_file(&path).unwrap();
+    }
+    write(&path, &whole);
+    write(&new, b"crc 00000000\n");
+    assert_eq!(open(&path).unwrap().1, state_after(history().len()));
+    assert_eq!(read(&path), whole);
+}
+
+#[test]
+fn an_empty_file_is_a_new_log() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    write(&path, b"");
+    assert!(open(&path).unwrap().1.is_new());
+    assert_eq!(read(&path), HEAD.as_bytes());
 }
 
 #[test]

@@ -115,12 +115,12 @@ fn name_may_begin(text: &str) -> bool {
 }
 
 fn value_may_begin(text: &str) -> bool {
-    // What can still grow may become another name: it need not differ from the others yet.
-    let (before, last) = text.rsplit_once(' ').map_or(("", text), |(before, last)| (before, last));
-    let may_grow = (1..value::MAX_NAME_BYTES).contains(&last.len()) && name_may_begin(last);
-    text.is_empty()
-        || Value::parse(text).is_ok()
-        || may_grow && Value::parse(before).is_ok_and(|value| value.members().len() < value::MAX_MEMBERS)
+    // A last name that can still grow need not differ from the others yet.
+    let (before, last) = text.rsplit_once(' ').unwrap_or(("", text));
+    let may_grow = value::check_name(last).is_ok() && last.len() < value::MAX_NAME_BYTES;
+    let may_be_next =
+        !before.ends_with(' ') && Value::parse(before).is_ok_and(|value| value.members().len() < value::MAX_MEMBERS);
+    text.is_empty() || Value::parse(text).is_ok() || may_grow && may_be_next
 }
 
 /// Why another node's log can't be taken over. Nothing of it has been.
@@ -197,6 +197,8 @@ pub(crate) mod tests {
             "done  a ",
             "done 0 a ",
             "done +1 a ",
+            "done 01 a ",
+            "propseen 00 a",
             "done -1 a ",
             "done 1 a a ",
             "done 4294967296 a ",
@@ -219,5 +221,73 @@ pub(crate) mod tests {
         }
         assert!(parse_text("done 1 a \ndone 2 a b").is_err(), "cut short: it might be a shorter name");
         assert_eq!(parse_text(""), Ok(Vec::new()));
+    }
+
+    /// Lines of each kind, and such that are at a limit.
+    fn lines() -> Vec<String> {
+        let long = "x".repeat(value::MAX_NAME_BYTES);
+        let many = (0..value::MAX_MEMBERS).map(|i| format!("{i} ")).collect::<String>();
+        let mut lines: Vec<String> = LAB_LOG.lines().map(str::to_owned).collect();
+        lines.extend(
+            [
+                "propseen 4294967295 10.0.0.1:5000".to_owned(),
+                "propseen 0 done".to_owned(),
+                "accepted 10 crc a b ab aba ".to_owned(),
+                "accepted 1 propseen done".to_owned(),
+                "done 4294967295 crc 00000000".to_owned(),
+                format!("propseen 1 {long}"),
+                format!("accepted 1 {long} a {long} b "),
+                format!("done 1 {many}"),
+            ]
+            .into_iter(),
+        );
+        lines
+    }
+
+    /// Something that makes a line of `text`, if anything can.
+    fn completion(text: &str) -> Option<String> {
+        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a"];
+        let begun = words.iter().filter_map(|line| line.strip_prefix(text).map(str::to_owned));
+        let names = ["", "Z", "ZZ", "Z Z", "Z ZZ"];
+        let more = names.iter().flat_map(|n| [n.to_string(), format!(" {n}"), format!("1 {n}")]);
+        begun.chain(more).find(|end| Record::parse(&format!("{text}{end}")).is_ok())
+    }
+
+    #[test]
+    fn what_begins_a_line_and_nothing_else_may_begin_one() {
+        let mut refused = 0;
+        for line in lines() {
+            assert!(Record::parse(&line).is_ok(), "{line}");
+            for length in 0..=line.len() {
+                assert!(Record::may_begin(&line.as_bytes()[..length]), "{line} cut after {length}");
+            }
+            // Another byte, at the end or a few bytes before it.
+            let places = (0..line.len()).filter(|at| *at < 30 || *at + 3 > line.len());
+            for (at, byte) in places.flat_map(|at| (0..=255).map(move |byte| (at, byte))) {
+                for length in [at + 1, at + 4] {
+                    let mut bytes = line.as_bytes()[..length.min(line.len())].to_vec();
+                    bytes[at] = byte;
+                    let begins = std::str::from_utf8(&bytes).is_ok_and(|text| completion(text).is_some());
+                    assert_eq!(Record::may_begin(&bytes), begins, "{:?}", bytes.escape_ascii().to_string());
+                    refused += u32::from(!begins);
+                }
+            }
+        }
+        assert!(refused > 10_000);
+        for text in ["b", "accepted 1 a/", "crc ", "done 0", "done 1  ", "done 1 a  b", "done 1 a  ", "done 4294967296", "done 1 a/"] {
+            assert!(!Record::may_begin(text.as_bytes()), "{text}");
+        }
+        let long = "x".repeat(value::MAX_NAME_BYTES);
+        assert!(!Record::may_begin(format!("done 1 {long} {long}").as_bytes()), "it can't become another name");
+        assert!(!Record::may_begin(format!("propseen 1 {long}x").as_bytes()));
+        let many = (0..value::MAX_MEMBERS).map(|i| format!("{i} ")).collect::<String>();
+        assert!(!Record::may_begin(format!("done 1 {many}x").as_bytes()), "one member more than there can be");
+    }
+
+    #[test]
+    fn a_line_is_as_it_would_be_written() {
+        for line in lines() {
+            assert_eq!(Record::parse(&line).unwrap().to_string(), format!("{line}\n"));
+        }
     }
 }

@@ -313,7 +313,8 @@ impl<S: StateMachine> Inner<S> {
             tracing::error!(node = %self.me, src = m, "joinreq: the state is too large to be transferred: nobody can join");
             return busy;
         }
-        if !listed && !self.cfg.add(m, ViewId(vid)).is_decided() {
+        // Asked once more: it may have died while it waited, and one that is dead must not become a member.
+        if !listed && (self.answers(m).is_none() || !self.cfg.add(m, ViewId(vid)).is_decided()) {
             return busy;
         }
         if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }

@@ -460,18 +460,35 @@ impl Cluster {
         others.into_iter().any(|(_, m)| holders.contains(&m.name) && view.contains(&m.name))
     }
 
-    /// Whether a node votes once these nodes are well. One that was added and hasn't heard of it has no view on its disk:
-    /// it learns them from the primary, whom it finds through the node that it joins through.
-    pub fn can_vote(&self, member: usize, well: &BTreeSet<usize>) -> bool {
-        let (host, first) = {
-            let m = &self.state().members[member];
-            (m.host, m.first.clone())
-        };
-        let files = self.world().disks.files(host);
-        let has_view = files.iter().any(|(_, bytes)| bytes.windows(5).any(|word| word == b"done "));
-        let (_, view) = self.0.oracles.latest_view();
-        let is_well = |name: &String| well.iter().any(|m| self.name(*m) == *name);
-        has_view || is_well(&first) && view.first().is_some_and(is_well)
+    /// The last view that is known among these nodes once they are well, and those of them that learn it: a node believes
+    /// only members of its own last view, and the node that it joins through. One without any view learns them from the
+    /// primary, whom it finds through the node that it joins through.
+    pub fn voters(&self, well: &BTreeSet<usize>) -> (Vec<String>, BTreeSet<usize>) {
+        let known: BTreeMap<usize, (u32, Vec<String>)> = well.iter().map(|m| (*m, self.view_on_disk(*m))).collect();
+        let Some(latest) = known.values().max_by_key(|(vid, _)| *vid).cloned() else { return Default::default() };
+        let mut voters: BTreeSet<usize> = well.iter().copied().filter(|m| known[m].0 == latest.0).collect();
+        loop {
+            let names: Vec<String> = voters.iter().map(|m| self.name(*m)).collect();
+            let learns = |m: &&usize| {
+                let first = self.state().members[**m].first.clone();
+                let (vid, view) = &known[*m];
+                let through_first = names.contains(&first);
+                let primary = latest.1.first().is_some_and(|primary| names.contains(primary));
+                if *vid == 0 { through_first && primary } else { through_first || view.iter().any(|m| names.contains(m)) }
+            };
+            let Some(next) = well.difference(&voters).find(learns).copied() else { return (latest.1, voters) };
+            voters.insert(next);
+        }
+    }
+
+    /// The last view on a node's disk; 0 and nobody if there is none.
+    fn view_on_disk(&self, member: usize) -> (u32, Vec<String>) {
+        let files = self.world().disks.files(self.host(member));
+        let views = files.iter().flat_map(|(_, bytes)| bytes.split(|byte| *byte == b'\n')).filter_map(|line| {
+            let mut words = str::from_utf8(line).ok()?.strip_prefix("done ")?.split_whitespace();
+            Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
+        });
+        views.max_by_key(|(vid, _)| *vid).unwrap_or_default()
     }
 
     /// What the run is doing.

@@ -1,19 +1,21 @@
 //! A replicated counter whose requests are all different, so that one that is executed twice shows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+#[expect(clippy::disallowed_types, reason = "of the simulator; it is never held across a switch")]
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rt::time::Instant;
 use yfs_rpc::Procedure;
 use yfs_rpc::marshall::{UnmarshalError, decode, encode};
-use yfs_rsm::{Options, Rsm, RsmClient, RsmError, StateMachine};
+use yfs_rsm::{Options, Rsm, RsmError, StateMachine};
 
 use crate::kernel::Kernel;
+use crate::linear::{self, Add, History, check};
 use crate::masks::Masks;
 use crate::service::{Client, Replica, Service};
 
-const FOR_EVER: Duration = Duration::from_secs(100_000);
+/// Steps of the search for an order of all calls.
+const STEPS: u64 = 1_000_000;
 
 /// Adds the last argument to the total; the others are the caller's number and the request's.
 const ADD: Procedure<(u32, u32, u64), u64> = Procedure::new(1);
@@ -44,12 +46,14 @@ impl StateMachine for Counter {
 pub struct CounterService {
     kernel: Kernel,
     twice_is_known: bool,
+    #[expect(clippy::disallowed_types, reason = "of the simulator; it is never held across a switch")]
+    history: Arc<Mutex<History<Add>>>,
 }
 
 impl CounterService {
-    /// The service. While H4 is masked, what is executed twice is let pass.
+    /// The service. While H4 is masked, what is executed twice is let pass, and clients' calls aren't put in an order.
     pub fn new(kernel: &Kernel, masks: &Masks) -> Self {
-        CounterService { kernel: kernel.clone(), twice_is_known: masks.has("H4") }
+        CounterService { kernel: kernel.clone(), twice_is_known: masks.has("H4"), history: Arc::default() }
     }
 }
 
@@ -66,42 +70,45 @@ impl Service for CounterService {
     }
 
     fn client(&self, client: &Client) {
-        let threads: Vec<_> = (0..client.threads)
-            .filter_map(|thread| {
-                let (client, kernel, exact) = (client.clone(), self.kernel.clone(), !self.twice_is_known);
-                rt::thread::spawn("user", move || add(&kernel, &client, thread, exact)).ok()
-            })
-            .collect();
-        threads.iter().for_each(|thread| {
-            thread.join_until(Instant::NEVER);
-        });
+        let history = self.history.clone();
+        client.each_thread(move |client, thread| add(&history, client, thread));
     }
 
     fn unique_requests(&self) -> bool {
         true
     }
+
+    fn check(&self) -> Result<(), String> {
+        if self.twice_is_known {
+            return Ok(());
+        }
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = history.calls().iter().map(|call| ("the total", call.clone()));
+        check::<linear::Counter, _>(calls, STEPS).conclude(&self.kernel)
+    }
 }
 
 /// A thread that adds, and sees the total grow by what it added at least.
-fn add(kernel: &Kernel, client: &Client, thread: usize, _exact: bool) {
+#[expect(clippy::disallowed_types, reason = "as above")]
+fn add(history: &Mutex<History<Add>>, client: &Client, thread: usize) {
+    let history = || history.lock().unwrap_or_else(PoisonError::into_inner);
     let caller = (client.number * 16 + thread) as u32;
-    let seeds = &client.seeds;
-    let service = match RsmClient::connect_on(&client.pollmgr, yfs_rpc::Options::default(), seeds, FOR_EVER) {
-        Ok(service) => service,
-        Err(error) => return client.found(format!("a client can't connect: {error}")),
-    };
+    let Some(service) = client.connect() else { return };
     let mut last = 0;
     for request in 0.. {
         if !client.goes_on() {
             return;
         }
         let n = 1 + rt::random::below(9);
-        let answer =
-            client.request(&format!("add {n}"), || service.call(ADD, (caller, request, n), FOR_EVER).map(|(_, t)| t));
+        let call = history().invoke(Add { n, total: None });
+        let answer = client.request(&format!("add {n}"), || service.call(ADD, (caller, request, n), Client::FOR_EVER));
         match answer {
-            Ok(total) if total >= last + n => last = total,
-            Ok(total) => kernel.find(format!("counter: {total} after {last} + {n}")),
-            Err(error) => kernel.find(format!("client {}: {error}", client.number)),
+            Ok((_, total)) if total >= last + n => {
+                history().returned(call, |add| add.total = Some(total));
+                last = total;
+            }
+            Ok((_, total)) => client.found(format!("counter: {total} after {last} + {n}")),
+            Err(error) => client.found(format!("client {}: {error}", client.number)),
         }
         client.idle(Duration::from_millis(25));
     }

@@ -510,17 +510,20 @@ impl Kernel {
             if state.over {
                 break;
             }
-            if state.runnable.is_empty() {
-                let Some(next) = state.timers.peek().map(|Reverse(due)| due.at) else {
-                    drop(state);
-                    self.find("no thread will ever run again".to_owned());
-                    break;
-                };
-                if next > limit {
-                    drop(state);
-                    self.find(format!("the run isn't over after {:?}", limit.since_start()));
-                    break;
-                }
+            let idle = state.runnable.is_empty();
+            let next = if idle { state.timers.peek().map(|Reverse(due)| due.at) } else { Some(state.now) };
+            let Some(next) = next else {
+                drop(state);
+                self.find("no thread will ever run again".to_owned());
+                break;
+            };
+            // Also while somebody can always run: threads may keep each other awake.
+            if next > limit {
+                drop(state);
+                self.find(format!("the run isn't over after {:?}", limit.since_start()));
+                break;
+            }
+            if idle {
                 state.now = state.now.max(next);
                 continue;
             }

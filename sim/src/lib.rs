@@ -39,7 +39,7 @@ const DIRECTED: &[&str] = &[
 
 /// The counters that many runs together must not lack, unless a mask keeps them out; only messages if faults were chosen.
 pub fn expected_counters(masks: &Masks, all_faults: bool) -> Vec<&'static str> {
-    let all = DIRECTED.iter().copied().chain(disk::counters()).chain(net::counters());
+    let all = DIRECTED.iter().copied().chain(disk::counters()).chain(net::counters()).chain([linear::CHECKED]);
     let masked = |name: &str| masks.has("from-nothing") && name == "fault: power cut";
     all.filter(|name| (all_faults || !name.starts_with("fault: ")) && !masked(name)).collect()
 }

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Debug;
 
+use crate::kernel::Kernel;
+
 /// What calls do, one at a time.
 pub trait Model {
     /// What they work on.
@@ -81,6 +83,9 @@ pub struct Explanation {
     pub stuck: String,
 }
 
+/// The counter of histories that were checked to the end.
+pub const CHECKED: &str = "linearizability: checked";
+
 /// So many calls are shown.
 const SHOWN: usize = 12;
 
@@ -113,6 +118,58 @@ pub fn check<M: Model, K: Ord>(history: impl IntoIterator<Item = (K, Call<M::Op>
         }
     }
     verdict
+}
+
+impl<K: Debug> Verdict<K> {
+    /// What a run makes of it, at its end; counts the history, and one that was given up apart.
+    ///
+    /// # Errors
+    /// A violation, as a finding.
+    pub fn conclude(self, kernel: &Kernel) -> Result<(), String> {
+        match self {
+            Verdict::Linearizable => kernel.count(CHECKED),
+            Verdict::GaveUp => kernel.count("linearizability: gave up"),
+            Verdict::Violation { key, explanation } => return Err(format!("not-linearizable: {key:?}: {explanation}")),
+        }
+        Ok(())
+    }
+}
+
+/// Calls as they happen. Its numbers are those of a counter of events: virtual time stands still during a turn.
+#[derive(Clone, Debug)]
+pub struct History<O> {
+    calls: Vec<Call<O>>,
+    events: u64,
+}
+
+impl<O> Default for History<O> {
+    fn default() -> Self {
+        History { calls: Vec::new(), events: 0 }
+    }
+}
+
+impl<O> History<O> {
+    /// A call is about to be made; gives its number. As long as it hasn't returned it counts as one whose effect isn't
+    /// known.
+    pub fn invoke(&mut self, op: O) -> usize {
+        self.events += 1;
+        self.calls.push(Call { op, invoked: self.events, returned: None });
+        self.calls.len() - 1
+    }
+
+    /// A call has returned, with what is to be noted in it.
+    pub fn returned(&mut self, call: usize, note: impl FnOnce(&mut O)) {
+        self.events += 1;
+        if let Some(call) = self.calls.get_mut(call) {
+            call.returned = Some(self.events);
+            note(&mut call.op);
+        }
+    }
+
+    /// The calls so far, in the order in which they were made.
+    pub fn calls(&self) -> &[Call<O>] {
+        &self.calls
+    }
 }
 
 enum Found {

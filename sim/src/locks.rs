@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rt::time::{Instant, now};
+use rt::time::now;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rsm::{Options, RsmError};
@@ -11,9 +11,6 @@ use yfs_rsm::{Options, RsmError};
 use crate::kernel::Kernel;
 use crate::oracles::LockOracle;
 use crate::service::{Client, Replica, Service};
-
-/// No call of a client's is ever given up: whatever happens, it ends when the service is well.
-const FOR_EVER: Duration = Duration::from_secs(100_000);
 
 /// The service.
 pub struct LockService {
@@ -36,7 +33,7 @@ impl Service for LockService {
         let options = LockClientOptions {
             listen: None,
             advertise: None,
-            patience: FOR_EVER,
+            patience: Client::FOR_EVER,
             close_within: Duration::from_secs(20),
             cache_limit: 100,
             release_user: None,
@@ -44,18 +41,11 @@ impl Service for LockService {
             pollmgr: client.pollmgr.clone(),
         };
         let locks = match LockClient::connect(&client.seeds, options) {
-            Ok(locks) => Arc::new(locks),
+            Ok(locks) => locks,
             Err(error) => return client.found(format!("a client can't connect: {error}")),
         };
-        let threads: Vec<_> = (0..client.threads)
-            .filter_map(|thread| {
-                let (oracle, client, locks) = (self.oracle.clone(), client.clone(), locks.clone());
-                rt::thread::spawn("user", move || use_locks(&oracle, &client, thread, &locks)).ok()
-            })
-            .collect();
-        threads.iter().for_each(|thread| {
-            thread.join_until(Instant::NEVER);
-        });
+        let oracle = self.oracle.clone();
+        client.each_thread(move |client, thread| use_locks(&oracle, client, thread, &locks));
     }
 
     fn check(&self) -> Result<(), String> {

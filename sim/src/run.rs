@@ -507,14 +507,16 @@ impl Director {
         self.cluster.pending().iter().all(|(_, since)| *since > healed)
     }
 
-    /// Whether these nodes are a majority of the latest view, and of each that may have been chosen to follow it.
+    /// Whether these nodes are a majority of the last view that one of them knows, of the latest, and of each that may
+    /// have been chosen to follow it; those that can't vote don't count.
     fn is_majority(&self, well: &BTreeSet<usize>) -> bool {
         let oracles = self.cluster.oracles();
         let mut views = oracles.views_to_come();
         views.push(oracles.latest_view().1);
-        let able = |m: &usize| well.contains(m) && self.cluster.can_vote(*m, well);
+        let (known, voters) = self.cluster.voters(well);
+        views.push(known);
         views.iter().all(|view| {
-            let inside = (0..self.cluster.len()).filter(|m| view.contains(&self.cluster.name(*m)) && able(m)).count();
+            let inside = voters.iter().filter(|m| view.contains(&self.cluster.name(**m))).count();
             2 * inside > view.len()
         })
     }

@@ -1,4 +1,7 @@
 //! What is simulated: a service of replicas, and its clients.
+//!
+//! Implement [`Service`] for a state machine of one's own, and give it to [`crate::run::run_service`]:
+//! examples/counter.rs is the whole of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +9,7 @@ use std::time::Duration;
 use rt::time::Instant;
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rpc::PollMgr;
-use yfs_rsm::{Options, Rsm, RsmError, StateMachine};
+use yfs_rsm::{Options, Rsm, RsmClient, RsmError, StateMachine};
 
 use crate::cluster::Cluster;
 
@@ -91,6 +94,31 @@ pub struct Client {
 }
 
 impl Client {
+    /// No request is ever given up: whatever happens, it ends when the service is well.
+    pub const FOR_EVER: Duration = Duration::from_secs(100_000);
+
+    /// Runs as many threads as the client should have, each given its number, and waits for them.
+    pub fn each_thread(&self, work: impl Fn(&Client, usize) + Send + Sync + 'static) {
+        let work = Arc::new(work);
+        let start = |thread| {
+            let (client, work) = (self.clone(), work.clone());
+            rt::thread::spawn("user", move || work(&client, thread))
+        };
+        let threads: Vec<_> = (0..self.threads).map(start).collect();
+        for thread in threads {
+            match thread {
+                Ok(thread) => drop(thread.join_until(Instant::NEVER)),
+                Err(error) => self.found(format!("no thread: {error}")),
+            }
+        }
+    }
+
+    /// A client of the replicas; `None` if there is none, which is a finding.
+    pub fn connect(&self) -> Option<RsmClient> {
+        let connected = RsmClient::connect_on(&self.pollmgr, yfs_rpc::Options::default(), &self.seeds, Self::FOR_EVER);
+        connected.map_err(|error| self.found(format!("client {} can't connect: {error}", self.number))).ok()
+    }
+
     /// Whether another request is wanted.
     pub fn goes_on(&self) -> bool {
         self.cluster.clients_go_on()

@@ -1,8 +1,7 @@
 //! What every backend must do, checked through rt's public types only.
 //!
-//! [`checks`] lists all of it. The test `os` runs the list on the operating system, the test `sim` on a second backend;
-//! a simulator is expected to run it too. Deadlines stand where a broken backend would hang: no check is slow where all
-//! is well.
+//! [`checks`] lists all of it. rt/tests/os.rs runs the list on the operating system, sim/tests/conformance.rs on the
+//! simulator. Deadlines stand where a broken backend would hang: no check is slow where all is well.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod files;

@@ -1,7 +1,8 @@
 //! Mutual exclusion, seen at the API of lock clients.
 //!
-//! A user (a thread of a client) holds a lock from the return of acquire to the call of release: nobody may have both at
-//! once. What users did is kept, for whoever wants to look at the whole.
+//! A user (a thread of a client) holds a lock from the return of acquire to the call of release: no two may at once, which
+//! is looked at all the time. What users did is kept, and at the end of a run a search of another kind
+//! ([`crate::linear`]) looks at the whole.
 
 use std::collections::BTreeMap;
 #[expect(clippy::disallowed_types, reason = "of the simulator; it is never held across a switch")]
@@ -10,6 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rt::time::Instant;
 
 use crate::kernel::Kernel;
+use crate::linear::{History, LockKind, LockOp, check_locks};
+
+/// Steps of the search for each lock; a run takes some thousands.
+const STEPS: u64 = 1_000_000;
 
 /// What a user does to a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +46,7 @@ pub struct Operation {
     /// What was called.
     pub kind: Kind,
     /// When.
-    pub invoked: Instant,
-    /// When it returned, if it has.
-    pub returned: Option<Instant>,
+    pub since: Instant,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -55,7 +58,7 @@ pub struct Begun(usize);
 
 #[derive(Debug, Default)]
 struct Book {
-    operations: Vec<Operation>,
+    operations: History<Operation>,
     holders: BTreeMap<u64, u32>,
     /// The operations that wait for a lock.
     waiting: BTreeMap<usize, ()>,
@@ -80,20 +83,14 @@ impl LockOracle {
     }
 
     fn begin(&self, user: u32, lock: u64, kind: Kind) -> Begun {
-        let invoked = self.kernel.now();
-        let mut book = self.book();
-        book.operations.push(Operation { user, lock, kind, invoked, returned: None, outcome: Outcome::Pending });
-        Begun(book.operations.len() - 1)
+        let since = self.kernel.now();
+        Begun(self.book().operations.invoke(Operation { user, lock, kind, since, outcome: Outcome::Pending }))
     }
 
-    fn end(&self, begun: Begun, outcome: Outcome) -> Operation {
-        let returned = self.kernel.now();
+    fn end(&self, begun: &Begun, outcome: Outcome) {
         let mut book = self.book();
         book.waiting.remove(&begun.0);
-        let operation = &mut book.operations[begun.0];
-        operation.returned = Some(returned);
-        operation.outcome = outcome;
-        operation.clone()
+        book.operations.returned(begun.0, |operation| operation.outcome = outcome);
     }
 
     /// A user is about to call acquire. Each user has a number of its own.
@@ -105,8 +102,11 @@ impl LockOracle {
 
     /// Acquire has returned with the lock.
     pub fn granted(&self, asked: Begun) {
-        let Operation { user, lock, .. } = self.end(asked, Outcome::Done);
-        let before = self.book().holders.insert(lock, user);
+        self.end(&asked, Outcome::Done);
+        let mut book = self.book();
+        let Operation { user, lock, .. } = book.operations.calls()[asked.0].op;
+        let before = book.holders.insert(lock, user);
+        drop(book);
         if let Some(before) = before {
             self.kernel.find(format!("two-holders: lock {lock} is granted to user {user} while user {before} has it"));
         }
@@ -114,7 +114,7 @@ impl LockOracle {
 
     /// Acquire has returned without the lock.
     pub fn refused(&self, asked: Begun) {
-        self.end(asked, Outcome::Refused);
+        self.end(&asked, Outcome::Refused);
     }
 
     /// A user that holds a lock is about to call release.
@@ -125,7 +125,7 @@ impl LockOracle {
 
     /// Release has returned.
     pub fn released(&self, releasing: Begun) {
-        self.end(releasing, Outcome::Done);
+        self.end(&releasing, Outcome::Done);
     }
 
     /// Who holds which lock: lock and user.
@@ -136,21 +136,31 @@ impl LockOracle {
     /// Who waits for which lock, and since when, the longest first: user, lock, time.
     pub fn waiting(&self) -> Vec<(u32, u64, Instant)> {
         let book = self.book();
-        let waiting = book.waiting.keys().map(|number| &book.operations[*number]);
-        waiting.map(|operation| (operation.user, operation.lock, operation.invoked)).collect()
+        let waiting = book.waiting.keys().map(|number| &book.operations.calls()[*number].op);
+        waiting.map(|operation| (operation.user, operation.lock, operation.since)).collect()
     }
 
-    /// All that users did, in the order of their calls.
-    pub fn history(&self) -> Vec<Operation> {
-        self.book().operations.clone()
+    /// All that users did, lock by lock, in the order of their calls.
+    pub fn history(&self) -> Vec<(u64, LockOp)> {
+        let book = self.book();
+        let calls = book.operations.calls().iter().map(|call| {
+            let Operation { user, lock, kind, outcome, .. } = call.op;
+            let kind = match (kind, outcome) {
+                (Kind::Release, _) => LockKind::Release,
+                (Kind::Acquire, Outcome::Refused) => LockKind::TryAcquire(false),
+                (Kind::Acquire, _) => LockKind::Acquire,
+            };
+            (lock, LockOp { client: user, thread: 0, kind, invoked: call.invoked, returned: call.returned })
+        });
+        calls.collect()
     }
 
-    /// For the end of a run, when all users are done. (That the locks can be explained one by one needs no search: they
-    /// can if nobody's holding overlaps with another's, which is looked at all the time.)
+    /// For the end of a run, when all users are done.
     ///
     /// # Errors
-    /// When somebody still waits.
+    /// When what they did can't be put in an order, or somebody still waits.
     pub fn check(&self) -> Result<(), String> {
+        check_locks(self.history(), STEPS).conclude(&self.kernel)?;
         match self.waiting().first() {
             None => Ok(()),
             Some((user, lock, since)) => {
@@ -164,6 +174,7 @@ impl LockOracle {
 mod tests {
     use super::*;
     use crate::kernel::Schedule;
+    use crate::linear::CHECKED;
 
     fn oracle() -> (Kernel, LockOracle) {
         let kernel = Kernel::new(1, Schedule::default(), false);
@@ -189,8 +200,27 @@ mod tests {
         assert_eq!(oracle.check(), Ok(()));
         let history = oracle.history();
         assert_eq!(history.len(), 5);
-        assert!(history.iter().all(|operation| operation.returned.is_some()));
-        assert_eq!(kernel.report().finding, None);
+        assert!(history.iter().all(|(_, operation)| operation.returned.is_some()));
+        let report = kernel.report();
+        assert_eq!((report.finding, report.counts.get(CHECKED)), (None, Some(&2)));
+    }
+
+    #[test]
+    fn the_whole_is_looked_at_in_the_end() {
+        let (_, oracle) = oracle();
+        let (one, two) = (oracle.asked(1, 7), oracle.asked(2, 7));
+        oracle.granted(one);
+        oracle.granted(two);
+        let wrong = oracle.check().unwrap_err();
+        assert!(wrong.starts_with("not-linearizable: 7: "), "{wrong}");
+        // A release that hasn't returned may have been done.
+        let (_, oracle) = self::oracle();
+        let one = oracle.asked(1, 7);
+        oracle.granted(one);
+        let _never = oracle.releasing(1, 7);
+        let two = oracle.asked(2, 7);
+        oracle.granted(two);
+        assert_eq!(oracle.check(), Ok(()));
     }
 
     #[test]
