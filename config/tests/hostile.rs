@@ -119,5 +119,5 @@ fn a_log_in_use_or_damaged_is_a_clear_error() {
     node.kill();
     let path = dir.path().join(format!("paxos-{name}.log"));
     rt::fs::File::append(&path).unwrap().write_all(b"done 1 a\nnonsense\n").unwrap();
-    assert!(open().is_some_and(|e| e.contains("damaged at byte 9")));
+    assert!(open().is_some_and(|e| e.contains("damaged at byte 22")));
 }

@@ -228,19 +228,16 @@ pub(crate) mod tests {
         let long = "x".repeat(value::MAX_NAME_BYTES);
         let many = (0..value::MAX_MEMBERS).map(|i| format!("{i} ")).collect::<String>();
         let mut lines: Vec<String> = LAB_LOG.lines().map(str::to_owned).collect();
-        lines.extend(
-            [
-                "propseen 4294967295 10.0.0.1:5000".to_owned(),
-                "propseen 0 done".to_owned(),
-                "accepted 10 crc a b ab aba ".to_owned(),
-                "accepted 1 propseen done".to_owned(),
-                "done 4294967295 crc 00000000".to_owned(),
-                format!("propseen 1 {long}"),
-                format!("accepted 1 {long} a {long} b "),
-                format!("done 1 {many}"),
-            ]
-            .into_iter(),
-        );
+        lines.extend([
+            "propseen 4294967295 10.0.0.1:5000".to_owned(),
+            "propseen 0 done".to_owned(),
+            "accepted 10 crc a b ab aba ".to_owned(),
+            "accepted 1 propseen done".to_owned(),
+            "done 4294967295 crc 00000000".to_owned(),
+            format!("propseen 1 {long}"),
+            format!("accepted 1 {long} a {long} b "),
+            format!("done 1 {many}"),
+        ]);
         lines
     }
 
@@ -274,7 +271,17 @@ pub(crate) mod tests {
             }
         }
         assert!(refused > 10_000);
-        for text in ["b", "accepted 1 a/", "crc ", "done 0", "done 1  ", "done 1 a  b", "done 1 a  ", "done 4294967296", "done 1 a/"] {
+        for text in [
+            "b",
+            "accepted 1 a/",
+            "crc ",
+            "done 0",
+            "done 1  ",
+            "done 1 a  b",
+            "done 1 a  ",
+            "done 4294967296",
+            "done 1 a/",
+        ] {
             assert!(!Record::may_begin(text.as_bytes()), "{text}");
         }
         let long = "x".repeat(value::MAX_NAME_BYTES);

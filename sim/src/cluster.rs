@@ -474,7 +474,11 @@ impl Cluster {
                 let (vid, view) = &known[*m];
                 let through_first = names.contains(&first);
                 let primary = latest.1.first().is_some_and(|primary| names.contains(primary));
-                if *vid == 0 { through_first && primary } else { through_first || view.iter().any(|m| names.contains(m)) }
+                if *vid == 0 {
+                    through_first && primary
+                } else {
+                    through_first || view.iter().any(|m| names.contains(m))
+                }
             };
             let Some(next) = well.difference(&voters).find(learns).copied() else { return (latest.1, voters) };
             voters.insert(next);

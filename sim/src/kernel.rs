@@ -671,9 +671,11 @@ impl State {
     fn global(&self, node: &Node, at: Instant) -> Instant {
         let Some(node) = self.nodes.get(node.name()) else { return at };
         let since = at.since_start();
-        let mut guess = stretched(since, -node.drift);
-        while stretched(guess, node.drift) < since {
-            guess += Duration::from_nanos(1 + (since.saturating_sub(stretched(guess, node.drift))).as_nanos() as u64);
+        // The clock's rate turned round, not the drift's sign: what that errs by grows with the node's age.
+        let nanos = since.as_nanos() as i128 * 1_000_000 / (1_000_000 + i128::from(node.drift));
+        let mut guess = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        while guess < Duration::from_nanos(u64::MAX) && stretched(guess, node.drift) < since {
+            guess += Duration::from_nanos(1);
         }
         node.started + guess
     }

@@ -26,6 +26,7 @@ const DIRECTED: &[&str] = &[
     "fault: breakpoint",
     "fault: crash",
     "fault: cut from members",
+    "fault: cut off from a majority",
     "fault: lab partition",
     "fault: one-way cut",
     "fault: partial partition",

@@ -35,7 +35,8 @@ impl Service for LockService {
             advertise: None,
             patience: Client::FOR_EVER,
             close_within: Duration::from_secs(20),
-            cache_limit: 100,
+            // Some clients give each lock back at once: contended or not, there is something to do for the service.
+            cache_limit: if client.number.is_multiple_of(2) { 0 } else { 100 },
             release_user: None,
             rpc: yfs_rpc::Options::default(),
             pollmgr: client.pollmgr.clone(),

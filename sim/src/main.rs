@@ -1,15 +1,18 @@
 //! The simulator's command line.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use rt::time::{Instant, now};
 use sim::canaries::{CANARIES, Canary};
-use sim::masks::{KNOWN_OPEN, Masks};
+use sim::masks::Masks;
 use sim::plan::Fault;
 use sim::run::{Outcome, Settings, run_seed};
 use sim::totals::{Summary, Totals};
@@ -18,6 +21,8 @@ use sim::workers::{self, Job};
 
 /// From so many seeds on, a fault that was never injected is an error.
 const ENOUGH_SEEDS: u64 = 200;
+/// A run takes some seconds at most. One that takes so long will never end.
+const SPINS: Duration = Duration::from_secs(600);
 
 /// Runs whole clusters of the lock service in one process, under a simulated clock, network and disk, with faults that
 /// follow from a seed, and looks for anything that must not happen.
@@ -69,7 +74,7 @@ struct Arguments {
 
     /// How many runs at the same time; the machine's cores by default.
     #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
 
     /// Only faults of this class (may be repeated).
     #[arg(long, value_name = "FAULT", value_enum)]
@@ -120,7 +125,7 @@ fn main() -> ExitCode {
         traced: false,
     };
     if let Some(worker) = &arguments.worker {
-        return work(worker, &settings);
+        return work(worker, until(&arguments), &settings);
     }
     if let Some(seed) = arguments.seed {
         return replay(seed, settings);
@@ -140,6 +145,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// When no further run begins.
+fn until(arguments: &Arguments) -> Instant {
+    arguments.time.map_or(Instant::NEVER, |seconds| now() + Duration::from_secs(seconds))
+}
+
 fn wrong(what: &str) -> ExitCode {
     // Not eprintln: it panics if nobody can be told.
     let _ = writeln!(std::io::stderr(), "sim: {what}");
@@ -150,22 +160,41 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A worker's life.
-fn work(range: &[u64], settings: &Settings) -> ExitCode {
-    let [start, count] = range else { return ExitCode::from(2) };
+/// A worker's life; it ends early if nobody reads what it says.
+fn work(range: &[u64], until: Instant, settings: &Settings) -> ExitCode {
+    let [start, count] = *range else { return ExitCode::from(2) };
     quiet_panics();
-    let mut counts = Totals::default();
-    for seed in *start..start + count {
-        let outcome = run_seed(seed, settings);
-        for (what, times) in &outcome.report.counts {
-            counts.count(what, *times);
+    let at = Arc::new(AtomicU64::new(start));
+    let watched = at.clone();
+    if rt::thread::spawn("sim.watchdog", move || watch(&watched)).is_err() {
+        return ExitCode::from(2);
+    }
+    let told = (|| {
+        let mut totals = Totals::default();
+        for seed in (start..start.saturating_add(count)).take_while(|_| now() < until) {
+            at.store(seed, Ordering::Relaxed);
+            let outcome = run_seed(seed, settings);
+            totals.take(&outcome);
+            writeln!(io::stdout(), "{}", Summary::from(&outcome).to_line())?;
         }
-        say(&Summary::from(&outcome).to_line());
+        totals.counts.iter().try_for_each(|(what, times)| writeln!(io::stdout(), "count\t{what}\t{times}"))
+    })();
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends the process if a run takes too long: a thread that spins without a switch stops the simulated clock, too.
+fn watch(at: &AtomicU64) {
+    let mut last = (at.load(Ordering::Relaxed), now());
+    loop {
+        rt::time::sleep(Duration::from_secs(1));
+        let seed = at.load(Ordering::Relaxed);
+        if seed != last.0 {
+            last = (seed, now());
+        } else if last.1.elapsed() >= SPINS {
+            let _ = writeln!(io::stderr(), "seed {seed} hasn't ended in {SPINS:?} of real time");
+            rt::process::exit(1);
+        }
     }
-    for (what, times) in &counts.counts {
-        say(&format!("count\t{what}\t{times}"));
-    }
-    ExitCode::SUCCESS
 }
 
 /// A panic of the code under test is a finding, and need not be reported a second time.
@@ -195,7 +224,7 @@ fn replay(seed: u64, settings: Settings) -> ExitCode {
 
 fn verify(start: u64, seeds: u64, settings: &Settings) -> ExitCode {
     quiet_panics();
-    for seed in start..start + seeds {
+    for seed in start..start.saturating_add(seeds) {
         let hashes = [0, 1].map(|_| run_seed(seed, settings).report.hash);
         if hashes[0] != hashes[1] {
             say(&format!("seed {seed}: two runs differ"));
@@ -207,12 +236,11 @@ fn verify(start: u64, seeds: u64, settings: &Settings) -> ExitCode {
 }
 
 fn jobs(arguments: &Arguments) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    arguments.jobs.unwrap_or_else(cores).max(1)
+    arguments.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
 }
 
-/// The arguments of a worker that does what these ask for.
-fn worker_arguments(arguments: &Arguments, mistake: Option<&'static str>) -> Vec<OsString> {
+/// The command of a worker that does what the arguments ask for.
+fn worker(arguments: &Arguments, mistake: Option<&'static str>) -> io::Result<Vec<OsString>> {
     let nodes = format!("{}..{}", arguments.nodes.start(), arguments.nodes.end());
     let mut all = vec!["--nodes".to_owned(), nodes, "--known-open".to_owned(), arguments.known_open.join(",")];
     for fault in &arguments.only {
@@ -221,7 +249,11 @@ fn worker_arguments(arguments: &Arguments, mistake: Option<&'static str>) -> Vec
     if let Some(mistake) = mistake {
         all.extend(["--mistake".to_owned(), mistake.to_owned()]);
     }
-    all.into_iter().map(OsString::from).collect()
+    Ok(std::iter::once(workers::this_program()?.into_os_string()).chain(all.into_iter().map(OsString::from)).collect())
+}
+
+fn no_worker(error: &io::Error) -> ExitCode {
+    wrong(&format!("no worker can be started: {error}"))
 }
 
 fn fault_name(fault: Fault) -> String {
@@ -231,12 +263,15 @@ fn fault_name(fault: Fault) -> String {
 
 fn run(seeds: u64, arguments: &Arguments, settings: &Settings) -> ExitCode {
     let began = now();
-    let until = arguments.time.map_or(Instant::NEVER, |seconds| began + Duration::from_secs(seconds));
+    let command = match worker(arguments, arguments.mistake) {
+        Ok(command) => command,
+        Err(error) => return no_worker(&error),
+    };
     let job = Job {
         seeds: arguments.start..arguments.start.saturating_add(seeds),
-        arguments: worker_arguments(arguments, arguments.mistake),
+        command,
         jobs: jobs(arguments),
-        until,
+        until: until(arguments),
         stop_at_finding: false,
     };
     let terminal = std::io::stderr().is_terminal();
@@ -254,7 +289,7 @@ fn run(seeds: u64, arguments: &Arguments, settings: &Settings) -> ExitCode {
     }
     match totals {
         Ok(totals) => conclude(&totals, settings, began.elapsed()),
-        Err(error) => wrong(&format!("no worker can be started: {error}")),
+        Err(error) => no_worker(&error),
     }
 }
 
@@ -304,15 +339,19 @@ fn canaries(names: &[String], arguments: &Arguments) -> ExitCode {
     let mut survivors = Vec::new();
     for canary in CANARIES.iter().filter(chosen) {
         let began = now();
+        let command = match worker(arguments, Some(canary.name)) {
+            Ok(command) => command,
+            Err(error) => return no_worker(&error),
+        };
         let job = Job {
-            seeds: arguments.start..arguments.start + canary.seeds,
-            arguments: worker_arguments(arguments, Some(canary.name)),
+            seeds: arguments.start..arguments.start.saturating_add(canary.seeds),
+            command,
             jobs: jobs(arguments),
             until: Instant::NEVER,
             stop_at_finding: true,
         };
         match workers::run(&job, |_| {}) {
-            Err(error) => return wrong(&format!("no worker can be started: {error}")),
+            Err(error) => return no_worker(&error),
             Ok(totals) => match totals.findings.first_key_value() {
                 Some((seed, finding)) => {
                     let finding: String = finding.chars().take(110).collect();
@@ -344,24 +383,28 @@ fn regressions(file: &std::path::Path) -> ExitCode {
         Err(error) => return wrong(&format!("{}: {error}", file.display())),
     };
     quiet_panics();
-    let mut failed = false;
+    let (mut count, mut failed) = (0, false);
     for line in text.lines() {
         let words: Vec<&str> = line.split('#').next().unwrap_or("").split_whitespace().collect();
         let Some((seed, options)) = words.split_first() else { continue };
-        let parsed = Arguments::try_parse_from(["sim", "--seed", seed].iter().chain(options));
-        let Ok(Arguments { seed: Some(seed), nodes, only, mistake, known_open, .. }) = parsed else {
-            return wrong(&format!("{}: not a seed with options: {line}", file.display()));
-        };
+        let bad_line = |why: &str| wrong(&format!("{}: {line}: {why}", file.display()));
+        let Arguments { seed, nodes, only, mistake, known_open, .. } =
+            match Arguments::try_parse_from(["sim", "--seed", seed].iter().chain(options)) {
+                Ok(arguments) => arguments,
+                Err(error) => return bad_line(error.to_string().lines().next().unwrap_or_default()),
+            };
+        let Some(seed) = seed else { return bad_line("no seed") };
         let masks = match Masks::named(known_open.iter().map(String::as_str)) {
             Ok(masks) => masks,
-            Err(error) => return wrong(&error),
+            Err(error) => return bad_line(&error),
         };
+        count += 1;
         let outcome = run_seed(seed, &Settings { nodes, only, masks, mistake, traced: false });
         if let Some(finding) = outcome.report.finding {
             failed = true;
             say(&format!("FOUND: {line}: {finding}"));
         }
     }
-    let _ = KNOWN_OPEN;
+    say(&format!("{count} seeds of {}", file.display()));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -234,8 +234,8 @@ impl Net {
         loop {
             let looked = look(&mut self.lock())?;
             let Err(key) = looked else { return Ok(true) };
-            // After the end of the run, nobody waits: a thread that unwinds could wait for ever.
-            if self.kernel.is_over() || deadline.is_some_and(|deadline| self.kernel.local_now() >= deadline) {
+            // A thread that unwinds must not switch.
+            if std::thread::panicking() || deadline.is_some_and(|deadline| self.kernel.local_now() >= deadline) {
                 return Ok(false);
             }
             self.kernel.park(key, deadline);

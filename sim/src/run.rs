@@ -36,6 +36,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long the director waits for the first nodes to join before faults begin.
 const START: Duration = Duration::from_secs(20);
+/// Requests that a run acknowledges at least.
+const REQUESTS: u64 = 200;
 /// Requests that must have been completed after the faults.
 const FURTHER_REQUESTS: u64 = 60;
 /// How long a round may take that was under way when the faults ended.
@@ -444,6 +446,7 @@ impl Director {
             self.kernel.spare(&Node::new(&self.cluster.name(member)));
         }
         let mut well = BTreeSet::new();
+        let mut cut_off = Vec::new();
         if !self.enlarge(&mut well) {
             // Only while lost disks are known to be open: then such a node stays dead as long as it is counted on.
             self.kernel.count("masked: lost-disk");
@@ -455,15 +458,30 @@ impl Director {
                 self.cluster.start(member);
             } else {
                 self.cluster.set_out(member, true);
-                let how = if self.dice.one_in(2) { Kill::Process } else { Kill::Power };
-                self.cluster.kill(member, how);
+                match self.dice.below(3) {
+                    0 => self.cluster.kill(member, Kill::Process),
+                    1 => self.cluster.kill(member, Kill::Power),
+                    // It is dead for those who are well; clients reach it as before.
+                    _ => cut_off.push(member),
+                }
             }
         }
         self.note_well(&well);
+        for member in cut_off {
+            self.kernel.count("fault: cut off from a majority");
+            for other in (0..self.cluster.len()).filter(|other| *other != member) {
+                let (a, b) = (self.cluster.host(member), self.cluster.host(other));
+                world.net.set_link(a, b, LinkState::Cut);
+                world.net.set_link(b, a, LinkState::Cut);
+            }
+        }
         let (healed, before) = (self.kernel.now(), self.cluster.completed_requests());
         // A pause may go on for a while, and a time-out of TCP's.
         let grace = Duration::from_secs(12);
-        while self.cluster.completed_requests() < before + FURTHER_REQUESTS || !self.no_old_request(healed) {
+        let enough = |cluster: &Cluster| {
+            cluster.completed_requests() >= before + FURTHER_REQUESTS && cluster.oracles().acknowledged() >= REQUESTS
+        };
+        while !enough(&self.cluster) || !self.no_old_request(healed) {
             let late = |since: &Instant| self.kernel.now() > (*since).max(healed + grace) + PATIENCE;
             let pending = self.cluster.pending();
             if let Some((what, since)) = pending.iter().find(|(_, since)| late(since)) {
@@ -473,7 +491,7 @@ impl Director {
                     "stuck: {what} isn't complete, since {since:?}, though a majority is well: {well:?} of view {view:?}"
                 ));
             }
-            if late(&healed) && self.cluster.completed_requests() < before + FURTHER_REQUESTS {
+            if late(&healed) && !enough(&self.cluster) {
                 return self.kernel.find(format!("idle: clients make no progress with a majority well: {pending:?}"));
             }
             if self.kernel.is_over() || self.state_is_lost() {
@@ -487,6 +505,11 @@ impl Director {
                     return self.kernel.end();
                 }
                 for member in well.difference(&before) {
+                    for other in 0..self.cluster.len() {
+                        let (a, b) = (self.cluster.host(*member), self.cluster.host(other));
+                        world.net.set_link(a, b, LinkState::Open);
+                        world.net.set_link(b, a, LinkState::Open);
+                    }
                     self.cluster.set_out(*member, false);
                     self.cluster.start(*member);
                 }
@@ -543,7 +566,8 @@ impl Director {
                 break;
             }
             let name = self.cluster.name(member);
-            if latest.contains(&name) || self.cluster.oracles().views_to_come().iter().any(|view| view.contains(&name)) {
+            if latest.contains(&name) || self.cluster.oracles().views_to_come().iter().any(|view| view.contains(&name))
+            {
                 well.insert(member);
             }
         }
@@ -553,6 +577,7 @@ impl Director {
     /// All nodes come together.
     fn all(&mut self) {
         self.cluster.set_phase(Phase::All);
+        self.cluster.world().net.heal_all();
         for member in 0..self.cluster.len() {
             self.cluster.set_out(member, false);
             self.cluster.start(member);

@@ -128,11 +128,11 @@ fn run_worker(state: &Mutex<State>, job: &Job, range: Range<u64>) -> io::Result<
     let why = child.stderr.take().map(Why::of).transpose()?;
     let next = follow(state, job, &mut child, range.clone());
     let status = child.wait()?;
+    let why = why.map(Why::last_lines).unwrap_or_default();
     let mut state = state.lock();
     let unfinished = next < range.end && now() < job.until;
     if (unfinished || !status.success()) && !state.enough(job) {
         let seed = next.min(range.end - 1);
-        let why = why.map(Why::last_lines).unwrap_or_default();
         state.totals.findings.insert(seed, format!("the worker died: {status}: {why}"));
         if seed + 1 < range.end {
             state.left.push(seed + 1..range.end);

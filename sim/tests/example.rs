@@ -1,0 +1,13 @@
+//! The example for those who simulate a state machine of their own works.
+
+#[path = "../examples/counter.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a program")]
+mod counter;
+
+#[test]
+fn a_counter_is_simulated() {
+    let totals = counter::simulate(6);
+    assert_eq!(totals.findings.into_iter().collect::<Vec<_>>(), []);
+    assert_eq!(totals.seeds, 6);
+    assert!(totals.acknowledged > 500 && totals.views > 6 && totals.counts.contains_key("start"));
+}
