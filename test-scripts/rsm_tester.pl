@@ -445,7 +445,7 @@ sub logs_of {
 
 # Nothing of an earlier run or scenario may be taken for this one's. RSM files without their Paxos log are stale too.
 sub remove_files {
-    unlink map { (logs_of($_), glob "rsm-$_.*") } @port;
+    unlink map { (logs_of($_), glob "rsm-$_.* paxos-$_.log.*") } @port;
     return;
 }
 

@@ -340,8 +340,13 @@ impl Director {
         for (from, to) in links {
             net.set_link(*from, *to, LinkState::Cut);
         }
-        let links = links.to_vec();
-        self.kernel.after(spell, move || links.iter().for_each(|(from, to)| net.set_link(*from, *to, LinkState::Open)));
+        let (links, cluster) = (links.to_vec(), self.cluster.clone());
+        self.kernel.after(spell, move || {
+            // Later everything has been healed, and other links may be cut.
+            if cluster.phase() == Phase::Faults {
+                links.iter().for_each(|(from, to)| net.set_link(*from, *to, LinkState::Open));
+            }
+        });
     }
 
     fn partition(&mut self) {
@@ -445,6 +450,7 @@ impl Director {
             self.cluster.heal_disk(member);
             self.kernel.spare(&Node::new(&self.cluster.name(member)));
         }
+        self.kill_the_armed();
         let mut well = BTreeSet::new();
         let mut cut_off = Vec::new();
         if !self.enlarge(&mut well) {
@@ -517,6 +523,18 @@ impl Director {
             }
             sleep(LOOK);
         }
+    }
+
+    /// Who is to die at a breakpoint would do so now; but not if nobody else holds the state.
+    fn kill_the_armed(&self) {
+        let armed: Vec<usize> = self.cluster.alive().into_iter().filter(|m| self.cluster.may_exit(*m)).collect();
+        armed.iter().for_each(|m| self.cluster.set_doomed(*m, true));
+        for member in &armed {
+            if self.cluster.others_hold_the_state(*member) {
+                self.cluster.kill(*member, Kill::Process);
+            }
+        }
+        armed.iter().for_each(|m| self.cluster.set_doomed(*m, false));
     }
 
     fn note_well(&self, well: &BTreeSet<usize>) {
