@@ -150,7 +150,7 @@ impl<S: StateMachine> Inner<S> {
             candidates.extend(self.state.lock().replica.members().iter().cloned());
         }
         for candidate in candidates {
-            if !member && self.has_learnt_views_from(&candidate) {
+            if self.has_learnt_views_from(&candidate) {
                 return true;
             }
             let Some(primary) = self.primary_by(&candidate) else { continue };

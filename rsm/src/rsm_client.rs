@@ -7,7 +7,8 @@
 //! 1. A call ends by its deadline, with the answer, or an error that says whether it may have been executed (H14: with
 //!    nobody left to ask it asks those it knows, the seeds among them, again).
 //! 2. No node is asked again and again because it says BUSY: after [`MAX_BUSY`] in a row another one is asked who the
-//!    primary is (H10: a primary that is cut off from its backups says BUSY for ever).
+//!    primary is, the one that was asked longest ago (H10: a primary that is cut off from its backups says BUSY for
+//!    ever, and others that are cut off name it).
 //!
 //! Locks: `rsm_client.members` guards what is known; `rsm_client.asking` is a turn lock: one caller at a time asks for the
 //! members, and those that waited use what it learnt.
@@ -16,7 +17,7 @@
 //! three seconds. A request that is sent again after an answer was lost may be executed twice; what must not be is told
 //! apart by its arguments, as the lock server does with its xid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rt::sync::{Mutex, Rank};
@@ -67,9 +68,11 @@ pub enum RsmClientError {
 }
 
 struct Members {
-    /// Whom to ask next, in turn: the members named last, then the seeds.
+    /// The members named last, then the seeds.
     names: Vec<String>,
-    next: usize,
+    /// Which of them were asked, in what order: the next one is who was asked longest ago. Nodes that are cut off name
+    /// each other, and must not keep the others from their turn.
+    asked: BTreeMap<String, u64>,
     primary: Option<String>,
     /// Counts the answers, so that a caller sees that somebody else has asked meanwhile.
     answers: u64,
@@ -82,6 +85,20 @@ pub struct RsmClient {
     handles: Handles,
     asking: Mutex<()>,
     members: Mutex<Members>,
+}
+
+impl Members {
+    /// Whom to ask, first who was asked longest ago.
+    fn in_turn(&self) -> Vec<String> {
+        let mut names = self.names.clone();
+        names.sort_by_key(|name| self.asked.get(name).copied());
+        names
+    }
+
+    fn note_asked(&mut self, name: &str) {
+        let turn = self.asked.values().max().map_or(0, |last| last + 1);
+        self.asked.insert(name.to_owned(), turn);
+    }
 }
 
 /// What one try came to.
@@ -120,7 +137,7 @@ impl RsmClient {
         for seed in seeds {
             names::address(seed)?;
         }
-        let members = Members { names: seeds.to_vec(), next: 0, primary: None, answers: 0 };
+        let members = Members { names: seeds.to_vec(), asked: BTreeMap::new(), primary: None, answers: 0 };
         let client = RsmClient {
             seeds: seeds.to_vec(),
             handles: Handles::new(pollmgr, Options { refused_patience: Some(REFUSED_PATIENCE), ..options }),
@@ -230,43 +247,42 @@ impl RsmClient {
     /// Does nothing if somebody else got an answer after the `seen`th.
     fn init_members(&self, deadline: Instant, seen: u64) -> bool {
         let _turn = self.asking.lock();
-        let (names, next) = {
+        let names = {
             let members = self.members.lock();
             if members.answers > seen {
                 return true;
             }
-            (members.names.clone(), members.next)
+            members.in_turn()
         };
-        for at in 0..names.len() {
-            let at = (next + at) % names.len();
+        for name in &names {
+            self.members.lock().note_asked(name);
             let total = MEMBERS_TIMEOUT.min(deadline - now());
             if total.is_zero() {
                 return false;
             }
-            let answer = self.handles.client(&names[at]).ok().and_then(|c| c.call(CLIENT_MEMBERS, (0,), total).ok());
+            let answer = self.handles.client(name).ok().and_then(|c| c.call(CLIENT_MEMBERS, (0,), total).ok());
             if let Some((_, mut members)) = answer
                 && let Some(primary) = members.pop()
                 && !primary.is_empty()
             {
-                self.learn(&members, primary, &names[at]);
+                self.learn(&members, primary);
                 return true;
             }
             if rt::probe::weakened("H14-list-runs-dry") {
-                self.members.lock().names.retain(|name| *name != names[at]);
+                self.members.lock().names.retain(|known| known != name);
             }
         }
         // All the members that were ever named last, and the seeds, are asked again next time.
         false
     }
 
-    fn learn(&self, named: &[String], primary: String, by: &str) {
+    fn learn(&self, named: &[String], primary: String) {
         // Names of peers are used to connect: what is none is left out.
         let named = named.iter().filter(|name| names::address(name).is_ok());
         let mut seen = BTreeSet::new();
         let all: Vec<String> = named.chain(&self.seeds).filter(|name| seen.insert(name.as_str())).cloned().collect();
         let mut members = self.members.lock();
-        // The next one to be asked is another one than the one that was asked now.
-        members.next = all.iter().position(|name| name == by).map_or(0, |at| at + 1);
+        members.asked.retain(|name, _| all.contains(name));
         members.names = all;
         members.primary = Some(primary).filter(|primary| names::address(primary).is_ok());
         members.answers += 1;

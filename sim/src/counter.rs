@@ -113,3 +113,28 @@ fn add(history: &Mutex<History<Add>>, client: &Client, thread: usize) {
         client.idle(Duration::from_millis(25));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Schedule;
+
+    fn check(known_open: &str, totals: [u64; 2]) -> Result<(), String> {
+        let kernel = Kernel::new(1, Schedule::default(), false);
+        let service = CounterService::new(&kernel, &Masks::named([known_open]).unwrap());
+        for total in totals {
+            let mut history = service.history.lock().unwrap();
+            let call = history.invoke(Add { n: 2, total: None });
+            history.returned(call, |add| add.total = Some(total));
+        }
+        service.check()
+    }
+
+    #[test]
+    fn what_clients_saw_is_put_in_an_order() {
+        assert_eq!(check("none", [2, 4]), Ok(()));
+        // Executed twice.
+        assert!(check("none", [2, 6]).unwrap_err().starts_with("not-linearizable: "));
+        assert_eq!(check("H4", [2, 6]), Ok(()));
+    }
+}
