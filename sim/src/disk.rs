@@ -621,6 +621,13 @@ impl Disks {
         });
     }
 
+    /// Whether a power cut would lose something now.
+    pub fn has_unsynced(&self, host: IpAddr) -> bool {
+        let inner = self.inner();
+        let machine = inner.machines.get(&host);
+        machine.is_some_and(|machine| machine.files.values().any(|content| !content.unsynced.is_empty()))
+    }
+
     /// A machine's disk is lost, and replaced by an empty one, without folders even. What is open is closed.
     pub fn wipe(&self, host: IpAddr) {
         self.with(host, |machine| {

@@ -274,6 +274,12 @@ impl Director {
             Fault::Breakpoint => self.lab_fault(),
             Fault::PowerOff => {
                 let Some(victim) = self.a_victim() else { return };
+                if self.dice.one_in(2) {
+                    self.wait_for_an_append(victim);
+                    if self.cluster.masks().has("from-nothing") && !self.cluster.others_hold_the_state(victim) {
+                        return;
+                    }
+                }
                 self.kernel.count("fault: power off");
                 self.cluster.kill(victim, Kill::Power);
                 self.cluster.plan_restart(victim);
@@ -299,6 +305,14 @@ impl Director {
             Fault::Connections => self.connections(),
             Fault::Disk => self.disk_trouble(),
             Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious => {}
+        }
+    }
+
+    /// Waits until the node has written something that isn't synced: that is the moment that counts.
+    fn wait_for_an_append(&self, member: usize) {
+        let (host, deadline) = (self.cluster.host(member), self.kernel.now() + Duration::from_secs(2));
+        while !self.cluster.world().disks.has_unsynced(host) && self.kernel.now() < deadline {
+            sleep(Duration::from_micros(100));
         }
     }
 
