@@ -12,6 +12,7 @@
 //! | `changes` | rounds for the next view; catching up | config::add, remove_wo |
 //! | `roles` | what the layer above asks because of the state it holds or lacks | |
 //! | `heartbeater` | the thread: pings, removals, catching up | config::heartbeater, doheartbeat |
+//! | [`events`] | what a simulator is told | |
 //! | [`options`] | timers and their defaults | constants |
 //!
 //! Locks: see [`ranks`].
@@ -19,6 +20,7 @@
 mod changes;
 pub mod config;
 pub mod detector;
+pub mod events;
 mod heartbeater;
 pub mod options;
 mod roles;

@@ -75,11 +75,7 @@ impl Acceptor {
     /// When the log can't be used.
     pub fn open(dir: &Path, me: &str, on_fatal: OnFatal) -> Result<Arc<Self>, LogError> {
         let (log, paxos) = Log::open(&dir.join(log::file_name(me)), me)?;
-        observe(|| Event::Restored {
-            values: paxos.views().iter().map(|(instance, value)| (*instance, value.clone())).collect(),
-            promised: paxos.promised().cloned(),
-            accepted: paxos.accepted().cloned(),
-        });
+        observe(|| restored(&paxos));
         let due = VecDeque::new();
         let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
         Ok(Arc::new(Acceptor { me: me.to_owned(), on_fatal, state: Mutex::new(ranks::STATE, inner) }))
@@ -158,7 +154,7 @@ impl Acceptor {
                 return Ok(false);
             }
             let Some(record) = inner.paxos.learn(1, &self.me) else { return Ok(false) };
-            self.write(&mut inner, std::slice::from_ref(&record))?;
+            self.write(&mut inner, 1, std::slice::from_ref(&record))?;
         }
         self.tell();
         Ok(true)
@@ -181,7 +177,12 @@ impl Acceptor {
                 return Err(RestoreError::Log);
             }
             let records = inner.paxos.restore(text)?;
-            self.write(&mut inner, &records)
+            let last = inner.paxos.instance();
+            let written = self.write(&mut inner, last, &records);
+            if written.is_ok() {
+                observe(|| restored(&inner.paxos));
+            }
+            written
         };
         if let Err(error) = written {
             self.fatal(&error);
@@ -201,7 +202,7 @@ impl Acceptor {
 
     /// As [`Acceptor::commit`], but leaves the upcall to the next [`Acceptor::tell`].
     pub(crate) fn commit_untold(&self, instance: Instance, value: &str) -> bool {
-        let (_, committed) = self.step(|paxos| {
+        let (_, committed) = self.step(instance, |paxos| {
             let record = paxos.learn(instance, value);
             let result = record.is_some();
             let status = if result { PaxosStatus::OK } else { PaxosStatus::ERR };
@@ -212,7 +213,7 @@ impl Acceptor {
 
     /// Handler: a promise, or an old instance's value.
     pub(crate) fn preparereq(&self, src: &str, arg: &PrepareArg) -> (PaxosStatus, PrepareRes) {
-        let (behind, (status, res)) = self.step_of(src, |paxos| paxos.prepare(src, arg));
+        let (behind, (status, res)) = self.step_of(src, arg.instance, |paxos| paxos.prepare(src, arg));
         if res.accept {
             tracing::debug!(node = %self.me, instance = arg.instance, n = arg.n.n, proposer = src, "promise");
         }
@@ -222,7 +223,7 @@ impl Acceptor {
 
     /// Handler: a vote.
     pub(crate) fn acceptreq(&self, src: &str, arg: &AcceptArg) -> (PaxosStatus, bool) {
-        let (behind, (status, accepted)) = self.step_of(src, |paxos| paxos.accept(src, arg));
+        let (behind, (status, accepted)) = self.step_of(src, arg.instance, |paxos| paxos.accept(src, arg));
         if accepted {
             let (n, value) = (arg.n.n, arg.v.trim_end());
             tracing::debug!(node = %self.me, instance = arg.instance, n, proposer = src, value, "accept");
@@ -233,7 +234,7 @@ impl Acceptor {
 
     /// Handler: a decided value. Never stops the node, whatever it says (H16).
     pub(crate) fn decidereq(&self, src: &str, arg: &DecideArg) -> (PaxosStatus, i32) {
-        let (behind, (status, res)) = self.step_of(src, |paxos| paxos.decide(src, arg));
+        let (behind, (status, res)) = self.step_of(src, arg.instance, |paxos| paxos.decide(src, arg));
         if status == PaxosStatus::ERR {
             // Without the sender and the value: they may be anything.
             tracing::debug!(node = %self.me, instance = arg.instance, "decide refused");
@@ -245,11 +246,12 @@ impl Acceptor {
     fn step_of<R: Default>(
         &self,
         src: &str,
+        instance: Instance,
         input: impl FnOnce(&mut AcceptorState) -> Step<R>,
     ) -> (bool, (PaxosStatus, R)) {
         let mut behind = false;
         let mut voted = false;
-        let (status, result) = self.step(|paxos| {
+        let (status, result) = self.step(instance, |paxos| {
             let step = input(paxos);
             behind = step.behind;
             voted = matches!(step.record, Some(Record::PropSeen(_) | Record::Accepted(..)));
@@ -261,15 +263,19 @@ impl Acceptor {
         (behind, (status, result))
     }
 
-    /// One input: decided, written, and only then answered.
-    fn step<R: Default>(&self, input: impl FnOnce(&mut AcceptorState) -> Step<R>) -> (PaxosStatus, R) {
+    /// One input, about `instance`: decided, written, and only then answered.
+    fn step<R: Default>(
+        &self,
+        instance: Instance,
+        input: impl FnOnce(&mut AcceptorState) -> Step<R>,
+    ) -> (PaxosStatus, R) {
         let (step, written) = {
             let mut inner = self.state.lock();
             if inner.failed {
                 return (PaxosStatus::ERR, R::default());
             }
             let step = input(&mut inner.paxos);
-            let written = self.write(&mut inner, step.record.as_slice());
+            let written = self.write(&mut inner, instance, step.record.as_slice());
             (step, written)
         };
         match written {
@@ -281,13 +287,14 @@ impl Acceptor {
         }
     }
 
-    fn write(&self, inner: &mut Inner, records: &[Record]) -> Result<(), LogError> {
+    /// Writes records; promises and votes among them were asked for in `instance`.
+    fn write(&self, inner: &mut Inner, instance: Instance, records: &[Record]) -> Result<(), LogError> {
         if let Err(error) = inner.log.append(records) {
             inner.failed = true;
             return Err(error);
         }
         for record in records {
-            observe(|| event(inner.paxos.instance().saturating_add(1), record));
+            observe(|| event(instance, record));
             if let Record::Done(instance, value) = record {
                 tracing::info!(node = %self.me, instance, value = %value, "decide");
                 inner.due.push_back((*instance, value.clone()));
@@ -331,11 +338,20 @@ impl Acceptor {
     }
 }
 
-/// What a simulator is told of a record that was written while `next` was the next instance.
-fn event(next: Instance, record: &Record) -> Event {
+/// What a simulator is told of an acceptor that has read a log.
+fn restored(paxos: &AcceptorState) -> Event {
+    Event::Restored {
+        values: paxos.views().iter().map(|(instance, value)| (*instance, value.clone())).collect(),
+        promised: paxos.promised().cloned(),
+        accepted: paxos.accepted().cloned(),
+    }
+}
+
+/// What a simulator is told of a record that was written; a promise or vote was asked for in `asked`.
+fn event(asked: Instance, record: &Record) -> Event {
     match record.clone() {
-        Record::PropSeen(n) => Event::Promised { instance: next, n },
-        Record::Accepted(n, value) => Event::Accepted { instance: next, n, value },
+        Record::PropSeen(n) => Event::Promised { instance: asked, n },
+        Record::Accepted(n, value) => Event::Accepted { instance: asked, n, value },
         Record::Done(instance, value) => Event::Committed { instance, value },
     }
 }

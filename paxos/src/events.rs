@@ -1,12 +1,12 @@
-//! What an acceptor reports to a simulator ([`rt::probe`]): what its disk holds, once it does, in the order of
-//! `paxos.state`.
+//! What Paxos reports to a simulator ([`rt::probe`]): what an acceptor's disk holds, once it does, in the order of
+//! `paxos.state`; and a proposer's rounds.
 
 use crate::{Instance, ProposalNumber, Value};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A log was read at a start.
+    /// A log was read: its own at a start, or what another node's has beyond it.
     Restored {
         /// All instances that are known, and their values.
         values: Vec<(Instance, Value)>,
@@ -37,5 +37,17 @@ pub enum Event {
         instance: Instance,
         /// The value.
         value: Value,
+    },
+    /// A proposer begins a round.
+    RoundBegun {
+        /// For which instance.
+        instance: Instance,
+        /// With which number.
+        n: u32,
+    },
+    /// Its round has ended: somebody has promised a higher number.
+    RoundRejected {
+        /// For which instance it was.
+        instance: Instance,
     },
 }

@@ -23,12 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::Mutex;
 use yfs_rpc::{CallError, Handles};
 
 use crate::acceptor::Acceptor;
 use crate::ballot::Ballot;
 use crate::calls::{Calls, Next};
+use crate::events::Event;
 use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
 use crate::{Instance, ProposalNumber, Value, ranks};
 
@@ -123,6 +125,9 @@ impl Proposer {
             let mut turn = self.turn.lock();
             turn.running = false;
             turn.rejected = outcome == Outcome::Rejected;
+            if turn.rejected {
+                observe(|| Event::RoundRejected { instance });
+            }
         }
         // Only now, so that the layer above may start the next round at once.
         self.acceptor.tell();
@@ -167,6 +172,7 @@ impl Proposer {
         let least = seen.checked_add(1)?;
         let doubled = turn.rejected && !rt::probe::weakened("L2-numbers-crawl");
         turn.n = if doubled { least.max(seen.saturating_add(seen.min(MAX_STEP))) } else { least };
+        observe(|| Event::RoundBegun { instance, n: turn.n });
         Some(turn.n)
     }
 

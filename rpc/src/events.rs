@@ -14,7 +14,16 @@ pub enum Event {
         client: ClientNonce,
         /// Its number.
         xid: Xid,
+        /// The client has the replies up to this number.
+        xid_rep: Xid,
     },
-    /// The reply windows have changed.
-    Windows(Sizes),
+    /// The reply windows may have changed.
+    Windows {
+        /// The server's nonce.
+        server: ServerNonce,
+        /// The client whose window it is.
+        client: ClientNonce,
+        /// How much is remembered.
+        sizes: Sizes,
+    },
 }

@@ -103,8 +103,8 @@ struct State {
 
 impl State {
     /// Tells a simulator of the windows, after what a client did.
-    fn report_sizes(&self, client: ClientNonce) {
-        observe(|| Event::Windows(self.windows.sizes(client)));
+    fn report_sizes(&self, server: ServerNonce, client: ClientNonce) {
+        observe(|| Event::Windows { server, client, sizes: self.windows.sizes(client) });
     }
 }
 
@@ -417,7 +417,7 @@ impl Inner {
         let connection = {
             let mut state = self.state.lock();
             let id = if nonce.0 == 0 { Some(asked_on) } else { state.windows.complete(nonce, xid, reply.clone()) };
-            state.report_sizes(nonce);
+            state.report_sizes(self.nonce, nonce);
             id.and_then(|id| state.connections.get(&id).cloned())
         };
         // No connection: the client asks again on its next one.
@@ -468,7 +468,7 @@ impl Inner {
         let bound = {
             let mut state = self.state.lock();
             let bound = state.windows.bind(header.client_nonce, connection.id());
-            state.report_sizes(header.client_nonce);
+            state.report_sizes(self.nonce, header.client_nonce);
             bound
         };
         if !bound {
@@ -510,9 +510,10 @@ impl Inner {
             if client_nonce.0 != 0 {
                 let verdict = state.windows.admit(client_nonce, connection.id(), xid, header.xid_rep);
                 if verdict == Verdict::New {
-                    observe(|| Event::Admitted { server: self.nonce, client: client_nonce, xid });
+                    let xid_rep = header.xid_rep;
+                    observe(|| Event::Admitted { server: self.nonce, client: client_nonce, xid, xid_rep });
                 }
-                state.report_sizes(client_nonce);
+                state.report_sizes(self.nonce, client_nonce);
                 drop(state);
                 match verdict {
                     Verdict::New => {}

@@ -31,6 +31,9 @@ use crate::state_machine::StateMachine;
 
 /// A joiner waits so long for the primary, which runs up to two rounds and syncs in between (lab: 120 s).
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How far back a node looks in its log for somebody who knows the primary, and how many it asks.
+const MAX_VIEWS_ASKED: usize = 1000;
+const MAX_CANDIDATES: usize = 16;
 /// How long a node may take to name the members.
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pauses between tries to join.
@@ -145,12 +148,9 @@ impl<S: StateMachine> Inner<S> {
             return self.begin_from_nothing();
         }
         let mut asked = Vec::new();
-        let mut candidates = vec![self.first.clone()];
-        if !rt::probe::weakened("H25-joiner-asks-first-only") {
-            candidates.extend(self.state.lock().replica.members().iter().cloned());
-        }
-        for candidate in candidates {
-            if self.has_learnt_views_from(&candidate) {
+        let (candidates, believed) = self.candidates();
+        for (at, candidate) in candidates.into_iter().enumerate() {
+            if at < believed && self.has_learnt_views_from(&candidate) {
                 return true;
             }
             let Some(primary) = self.primary_by(&candidate) else { continue };
@@ -168,6 +168,31 @@ impl<S: StateMachine> Inner<S> {
             asked.push(primary);
         }
         false
+    }
+
+    /// Whom to ask for the primary: the node to join through and the members of the last view, who are believed when they
+    /// name views; then whoever was a member before (H25). The second value says how many are believed.
+    fn candidates(&self) -> (Vec<String>, usize) {
+        let mut names = vec![self.first.clone()];
+        if rt::probe::weakened("H25-joiner-asks-first-only") {
+            return (names, 1);
+        }
+        let (last, mut add) = (self.cfg.vid().0, |view: &[String]| {
+            view.iter().for_each(|name| {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            });
+            names.len()
+        });
+        let believed = add(self.state.lock().replica.members());
+        for vid in (1..last).rev().take(MAX_VIEWS_ASKED) {
+            let Some(view) = self.cfg.get_view(ViewId(vid)) else { break };
+            if add(view.members()) >= MAX_CANDIDATES {
+                break;
+            }
+        }
+        (names, believed)
     }
 
     /// Whether `name` knew views that this node hasn't heard of: one may name it, whose primary is dead. Only for a node

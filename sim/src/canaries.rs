@@ -37,11 +37,6 @@ const fn canary(name: &'static str, row: &'static str, what: &'static str) -> Ca
     Canary { name, row, what, seeds: 1000 }
 }
 
-/// One that needs several things at once.
-const fn rare(name: &'static str, row: &'static str, what: &'static str) -> Canary {
-    Canary { seeds: 5000, ..canary(name, row, what) }
-}
-
 /// All of them.
 pub const CANARIES: &[Canary] = &[
     // A primary restarts before it is removed, waits for backups that need nothing, and removes them one by one:
@@ -66,7 +61,7 @@ pub const CANARIES: &[Canary] = &[
     // A primary is cut off from the members, and not from the clients, until they have a new one and it knows no
     // better: stuck.
     canary("H10-clings-to-busy", "H10", "a client asks a node that says BUSY again and again"),
-    // Several members lose the smallest one at a time: stuck.
+    // Several members lose the smallest one at a time, and their rounds fail: no-back-off.
     canary("H11-no-back-off", "H11", "proposers neither queue up nor back off nor wait for another's round"),
     // The primary dies with a lock cached at one client and wanted by another: stuck.
     canary("H12-nothing-due", "H12", "a new primary doesn't derive from the state whom it has to tell what"),
@@ -86,7 +81,7 @@ pub const CANARIES: &[Canary] = &[
     canary("H26-one-pool", "H26", "all handlers, heartbeats too, run on one small pool"),
     // A joiner votes in the next instance before the answer to its joinreq is there, and for a lower number afterwards:
     // vote-forgotten.
-    rare("H27-join-forgets-promises", "H27, S8", "another node's log takes the place of own promises and votes"),
+    canary("H27-join-forgets-promises", "H27, S8", "another node's log takes the place of own promises and votes"),
     // Two threads commit views one after the other, as one that restores a log and a decide's handler: view-order, stuck.
     canary("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
     // A primary restarts, and before it is removed another view is formed: served-without-state.
@@ -97,23 +92,23 @@ pub const CANARIES: &[Canary] = &[
         "S3",
         "a member that restarts without its state proposes the same members and goes on",
     ),
-    // A node is one view behind when a round for the next one begins: vote-forgotten, two-values.
+    // A node is one view behind when a round for the next one begins: voted-ahead.
     canary("S7-votes-ahead", "S7", "a node votes in an instance beyond the one after its last view"),
     // A backup answers no request for more than a second, and isn't removed: stamp-reused.
     canary("S9-stamp-given-again", "S9", "a stamp that not all have acknowledged is given to the next request"),
     // A view comes while an acknowledgement is on its way: diverged, out-of-turn.
     canary("S10-late-acknowledgement", "S10", "a new view doesn't drop the request that is under way"),
-    // A decide comes late, and a ping in between: nobody must be removed for that.
+    // A decide comes late, and a ping in between: needless-removal.
     canary("L1-behind-is-dead", "L1", "a member in an older view is removed at once"),
-    // A member is away for long, another one counts on alone, loses its state, and its vote is needed: stuck.
-    rare("L2-numbers-crawl", "L2", "rounds are tried without a majority, and a rejected number grows by one"),
-    // Two of four, or one of two, are cut off from the others: two-values.
+    // A majority is away, and one goes on alone; or its rounds are rejected: round-alone, numbers-crawl.
+    canary("L2-numbers-crawl", "L2", "rounds are tried without a majority, and a rejected number grows by one"),
+    // Two of four, or one of two, are cut off from the others: decided-unchosen, wrong-proposal.
     canary("mutant-majority-is-half", "mutant", "half of the members are a majority"),
-    // A round that nobody else answers in its second step: two-values.
+    // A round that one too few answer in its second step: decided-unchosen.
     canary("mutant-own-vote-twice", "mutant", "a proposer counts its own vote twice"),
-    // Two proposers at once: two-values.
+    // Two proposers at once: decided-unchosen.
     canary("mutant-any-answer-accepts", "mutant", "whatever an acceptor answers to accept counts as a vote"),
-    // A proposer dies, or is cut off, after its value was accepted: two-values.
+    // A proposer dies, or is cut off, after a vote for its value: wrong-proposal.
     canary("mutant-nothing-inherited", "mutant", "a proposer ignores what acceptors have accepted before"),
     // Two proposers at once: vote-forgotten.
     canary("mutant-promise-unchecked", "mutant", "an acceptor accepts below its promise"),
@@ -145,6 +140,8 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-backup-executes-again", "mutant", "a backup executes a request that is sent again once more"),
     // A client was told BUSY, and its request is executed later: answered-unexecuted.
     canary("mutant-anothers-answer", "mutant", "a client is given the answer to an earlier request"),
+    // Any client that makes a second call: window-bounds.
+    canary("mutant-window-never-shrinks", "mutant", "replies that a client has acknowledged are kept"),
     // A connection breaks while a request is executed: handled-twice.
     canary("mutant-copy-runs", "mutant", "a copy of a request that is in progress is run, too"),
     // A client gives up waiting while another one has the lock: two-holders.

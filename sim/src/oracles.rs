@@ -2,7 +2,14 @@
 //!
 //! | finding | what is wrong | rule |
 //! |---|---|---|
-//! | `two-values` | two acceptors, or one at two times, have two values for an instance | Paxos |
+//! | `two-values` | an instance has two values, or a number stands for two, or a vote is for another than the chosen one | Paxos |
+//! | `wrong-proposal` | a value gets votes that the promises for its number don't allow | Paxos |
+//! | `decided-unchosen` | a value is decided that no majority has voted for | Paxos |
+//! | `voted-ahead` | a node votes in another instance than the one after its last | S7 |
+//! | `numbers-crawl` | a number doesn't double after a rejection | L2 |
+//! | `round-alone` | a node begins rounds though no majority answers it | L2 |
+//! | `no-back-off` | a node whose removal or view came to nothing tries again without the pause | H11 |
+//! | `needless-removal` | a member is to go for being behind a view that is younger than its patience | 7, L1 |
 //! | `view-step` | a view differs from the one before by more than one name | 6 |
 //! | `view-order` | a node skips a view, or goes back to one | 1 |
 //! | `vote-forgotten` | a promise, vote or value that was on a disk is gone or taken back, though the disk isn't lost | 6, H5 |
@@ -30,6 +37,7 @@
 mod history;
 pub mod locks;
 mod paxos;
+mod rounds;
 mod rpc;
 mod rsm;
 #[cfg(test)]
@@ -42,6 +50,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use locks::LockOracle;
 use rt::thread::Node;
+use rt::time::Instant;
 use yfs_rsm::protocol::Viewstamp;
 
 use crate::kernel::Kernel;
@@ -63,6 +72,8 @@ struct State {
     views: paxos::Views,
     acceptors: BTreeMap<String, paxos::Votes>,
     service: rsm::Service,
+    /// What each node's process has proposed.
+    rounds: BTreeMap<String, rounds::Rounds>,
     /// What each node's servers have handled.
     handled: BTreeMap<String, rpc::Handled>,
     /// Nothing is looked at any more: something was found, or the run was cut short.
@@ -78,6 +89,7 @@ impl Oracles {
             views: paxos::Views::default(),
             acceptors: BTreeMap::new(),
             service: rsm::Service::new(unique_requests && !masks.has("H4")),
+            rounds: BTreeMap::new(),
             handled: BTreeMap::new(),
             over: false,
             cut_short: false,
@@ -99,7 +111,7 @@ impl Oracles {
             if state.over {
                 return;
             }
-            let violation = state.take(node.name(), event).err();
+            let violation = state.take(node.name(), event, self.kernel.now()).err();
             state.over = violation.is_some();
             state.cut_short = violation.as_ref().is_some_and(|(check, _)| self.is_masked(check));
             violation
@@ -122,6 +134,7 @@ impl Oracles {
     pub fn node_died(&self, node: &Node) {
         let mut state = self.state();
         state.service.forget(node.name());
+        state.rounds.remove(node.name());
         state.handled.remove(node.name());
     }
 
@@ -172,10 +185,14 @@ impl Oracles {
 }
 
 impl State {
-    fn take(&mut self, node: &str, event: &dyn Any) -> Result<(), Violation> {
+    fn take(&mut self, node: &str, event: &dyn Any, now: Instant) -> Result<(), Violation> {
         if let Some(event) = event.downcast_ref() {
             let votes = self.acceptors.entry(node.to_owned()).or_default();
-            paxos::take(&mut self.views, votes, event)?;
+            paxos::take(&mut self.views, votes, node, event)?;
+            self.rounds.entry(node.to_owned()).or_default().paxos(&self.views, node, event, now)?;
+        }
+        if let Some(event) = event.downcast_ref() {
+            self.rounds.entry(node.to_owned()).or_default().config(event, now)?;
         }
         if let Some(event) = event.downcast_ref() {
             if let yfs_rsm::events::Event::ViewCommitted { vid, members } = event {

@@ -1,6 +1,8 @@
-//! One value an instance, and what an acceptor has promised it keeps.
+//! One value an instance, chosen by a majority of the view before; and what an acceptor has promised it keeps.
+//!
+//! Votes count for ever, also those of a node that has lost its disk since: what was chosen is chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use yfs_paxos::events::Event;
 use yfs_paxos::{Instance, ProposalNumber, Value};
@@ -11,8 +13,40 @@ use super::Violation;
 #[derive(Debug, Default)]
 pub(super) struct Views {
     decided: BTreeMap<Instance, Value>,
-    /// What has got votes in the instance after the last one decided.
-    voted_for: Vec<(Instance, Value)>,
+    ballots: BTreeMap<Instance, BTreeMap<ProposalNumber, Ballot>>,
+}
+
+/// All that has to do with one number of an instance.
+#[derive(Debug, Default)]
+struct Ballot {
+    /// Who promised it, and what each had accepted before.
+    promises: BTreeMap<String, Option<(ProposalNumber, Value)>>,
+    /// What is proposed with it, once somebody has voted for that.
+    value: Option<Value>,
+    votes: BTreeSet<String>,
+}
+
+impl Ballot {
+    /// Whether a proposer that knows promises of a majority of `view` may propose `value`: that of the vote with the
+    /// highest number among them, or any if there is none.
+    fn may_propose(&self, value: &Value, view: &Value) -> bool {
+        let promises = || self.promises.iter().filter(|(node, _)| view.contains(node)).map(|(_, accepted)| accepted);
+        let without = promises().filter(|accepted| accepted.is_none()).count();
+        is_majority(without, view)
+            || promises().flatten().filter(|(_, accepted)| accepted.same_view(value)).any(|(highest, _)| {
+                let up_to_it = promises().flatten().filter(|(n, _)| n <= highest).count();
+                is_majority(without + up_to_it, view)
+            })
+    }
+
+    fn is_chosen_by(&self, view: &Value) -> bool {
+        is_majority(self.votes.iter().filter(|node| view.contains(node)).count(), view)
+    }
+}
+
+/// Not [`Value::majority`]: that is what is looked at.
+fn is_majority(some: usize, view: &Value) -> bool {
+    2 * some > view.members().len()
 }
 
 /// What an acceptor has on its disk, at least.
@@ -35,18 +69,24 @@ impl Views {
     }
 
     pub(super) fn to_come(&self) -> Vec<Vec<String>> {
-        let next = self.latest().0 + 1;
-        let voted_for = self.voted_for.iter().filter(|(instance, _)| *instance == next);
-        voted_for.map(|(_, value)| value.members().to_vec()).collect()
+        let ballots = self.ballots.get(&(self.latest().0 + 1));
+        let values = ballots.into_iter().flat_map(BTreeMap::values).filter_map(|ballot| ballot.value.as_ref());
+        let views: BTreeSet<_> = values.map(|value| value.members().to_vec()).collect();
+        views.into_iter().collect()
     }
 
-    fn commit(&mut self, instance: Instance, value: &Value) -> Result<(), Violation> {
+    /// The view whose members vote in an instance. Unknown of the first one, which one node commits alone.
+    pub(super) fn voters(&self, instance: Instance) -> Option<&Value> {
+        self.decided.get(&instance.checked_sub(1)?)
+    }
+
+    pub(super) fn commit(&mut self, instance: Instance, value: &Value) -> Result<(), Violation> {
         match self.decided.get(&instance) {
             Some(known) if known.same_view(value) => return Ok(()),
             Some(known) => return Err(("two-values", format!("instance {instance}: {value}, elsewhere {known}"))),
             None => {}
         }
-        let before = instance.checked_sub(1).and_then(|before| self.decided.get(&before));
+        let before = self.voters(instance);
         let after = instance.checked_add(1).and_then(|after| self.decided.get(&after));
         for (old, new) in [(before, Some(value)), (Some(value), after)] {
             if let (Some(old), Some(new)) = (old, new)
@@ -55,16 +95,64 @@ impl Views {
                 return Err(("view-step", format!("instance {instance}: {new} comes after {old}")));
             }
         }
+        if before.is_some() && !self.chosen(instance)?.is_some_and(|chosen| chosen.same_view(value)) {
+            return Err(("decided-unchosen", format!("instance {instance}: no majority has voted for {value}")));
+        }
         self.decided.insert(instance, value.clone());
-        self.voted_for.retain(|(voted, _)| *voted > instance);
         Ok(())
     }
 
-    fn vote(&mut self, instance: Instance, value: &Value) {
-        let known = |(voted, other): &(Instance, Value)| *voted == instance && other.same_view(value);
-        if instance > self.latest().0 && !self.voted_for.iter().any(known) {
-            self.voted_for.push((instance, value.clone()));
+    /// What a majority has voted for with one number. Every higher number has to stand for the same.
+    fn chosen(&self, instance: Instance) -> Result<Option<&Value>, Violation> {
+        let (Some(view), Some(ballots)) = (self.voters(instance), self.ballots.get(&instance)) else { return Ok(None) };
+        let mut chosen = None;
+        for (n, ballot) in ballots {
+            let Some(value) = &ballot.value else { continue };
+            match chosen {
+                Some(chosen) if !value.same_view(chosen) => {
+                    return Err((
+                        "two-values",
+                        format!("instance {instance}: {value} has votes as {n}, chosen is {chosen}"),
+                    ));
+                }
+                None if ballot.is_chosen_by(view) => chosen = Some(value),
+                _ => {}
+            }
         }
+        Ok(chosen)
+    }
+
+    pub(super) fn promise(&mut self, node: &str, instance: Instance, n: &ProposalNumber, votes: &Votes) {
+        let ballot = self.ballots.entry(instance).or_default().entry(n.clone()).or_default();
+        ballot.promises.insert(node.to_owned(), votes.accepted.clone());
+    }
+
+    pub(super) fn vote(
+        &mut self,
+        node: &str,
+        instance: Instance,
+        n: &ProposalNumber,
+        value: &Value,
+    ) -> Result<(), Violation> {
+        let voters = self.voters(instance).cloned();
+        let ballot = self.ballots.entry(instance).or_default().entry(n.clone()).or_default();
+        match &ballot.value {
+            Some(other) if !other.same_view(value) => {
+                return Err((
+                    "two-values",
+                    format!("instance {instance}: {n} stands for {value}, elsewhere for {other}"),
+                ));
+            }
+            Some(_) => {}
+            None if voters.is_none_or(|view| ballot.may_propose(value, &view)) => ballot.value = Some(value.clone()),
+            None => {
+                let promises = &ballot.promises;
+                let what = format!("instance {instance}: {value} is proposed as {n} after the promises {promises:?}");
+                return Err(("wrong-proposal", what));
+            }
+        }
+        ballot.votes.insert(node.to_owned());
+        self.chosen(instance).map(|_| ())
     }
 
     /// A replica speaks of a view that was decided.
@@ -76,7 +164,7 @@ impl Views {
     }
 }
 
-pub(super) fn take(views: &mut Views, votes: &mut Votes, event: &Event) -> Result<(), Violation> {
+pub(super) fn take(views: &mut Views, votes: &mut Votes, node: &str, event: &Event) -> Result<(), Violation> {
     match event {
         Event::Restored { values, promised, accepted } => {
             for (instance, value) in values {
@@ -87,15 +175,16 @@ pub(super) fn take(views: &mut Views, votes: &mut Votes, event: &Event) -> Resul
                 return forgotten(format!("it knows instance {instance}, it knew {}", votes.instance));
             }
             if instance == votes.instance && *promised < votes.promised {
-                return forgotten(format!("promised: {promised:?}, before the start: {:?}", votes.promised));
+                return forgotten(format!("promised: {promised:?}, before: {:?}", votes.promised));
             }
             let number = |accepted: &Option<(ProposalNumber, Value)>| accepted.as_ref().map(|(n, _)| n.clone());
             if instance == votes.instance && number(accepted) < number(&votes.accepted) {
-                return forgotten(format!("accepted: {accepted:?}, before the start: {:?}", votes.accepted));
+                return forgotten(format!("accepted: {accepted:?}, before: {:?}", votes.accepted));
             }
             *votes = Votes { instance, promised: promised.clone(), accepted: accepted.clone() };
-            if let Some((_, value)) = accepted {
-                views.vote(instance + 1, value);
+            // Its process may have died between the disk and the event.
+            if let Some((n, value)) = accepted {
+                views.vote(node, instance + 1, n, value)?;
             }
         }
         Event::Promised { instance, n } => {
@@ -104,6 +193,7 @@ pub(super) fn take(views: &mut Views, votes: &mut Votes, event: &Event) -> Resul
                 return forgotten(format!("instance {instance}: promises {n} after {:?}", votes.promised));
             }
             votes.promised = Some(n.clone());
+            views.promise(node, *instance, n, votes);
         }
         Event::Accepted { instance, n, value } => {
             at_next(votes, *instance)?;
@@ -115,12 +205,13 @@ pub(super) fn take(views: &mut Views, votes: &mut Votes, event: &Event) -> Resul
             }
             votes.promised = Some(n.clone());
             votes.accepted = Some((n.clone(), value.clone()));
-            views.vote(*instance, value);
+            views.vote(node, *instance, n, value)?;
         }
         Event::Committed { instance, value } => {
             views.commit(*instance, value)?;
             *votes = Votes { instance: *instance, ..Votes::default() };
         }
+        Event::RoundBegun { .. } | Event::RoundRejected { .. } => {}
     }
     Ok(())
 }
@@ -130,5 +221,5 @@ fn at_next(votes: &Votes, instance: Instance) -> Result<(), Violation> {
     if instance == votes.instance + 1 {
         return Ok(());
     }
-    forgotten(format!("votes in instance {instance} after {}", votes.instance))
+    Err(("voted-ahead", format!("votes in instance {instance}, and knows {}", votes.instance)))
 }

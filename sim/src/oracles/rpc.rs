@@ -1,6 +1,6 @@
 //! At most once, and the bounds of the reply windows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use yfs_rpc::events::Event;
 use yfs_rpc::pdu::{ClientNonce, ServerNonce, Xid};
@@ -9,22 +9,43 @@ use yfs_rpc::reply_window::{Limits, Sizes};
 use super::Violation;
 
 /// What the servers of a node have handled since it started.
-pub(super) type Handled = BTreeSet<(ServerNonce, ClientNonce, Xid)>;
+#[derive(Debug, Default)]
+pub(super) struct Handled {
+    requests: BTreeSet<(ServerNonce, ClientNonce, Xid)>,
+    /// Up to where each client has its replies, as it said with a new request. (No run is so long that numbers wrap.)
+    acknowledged: BTreeMap<(ServerNonce, ClientNonce), Xid>,
+}
 
 pub(super) fn take(handled: &mut Handled, event: &Event) -> Result<(), Violation> {
     match event {
-        Event::Admitted { server, client, xid } => {
-            if !handled.insert((*server, *client, *xid)) {
+        Event::Admitted { server, client, xid, xid_rep } => {
+            if !handled.requests.insert((*server, *client, *xid)) {
                 return Err(("handled-twice", format!("request {xid:?} of {client:?}")));
             }
+            if xid_rep < xid {
+                let last = handled.acknowledged.entry((*server, *client)).or_insert(*xid_rep);
+                *last = (*last).max(*xid_rep);
+            }
         }
-        Event::Windows(sizes) => {
+        Event::Windows { server, client, sizes } => {
             if let Some(what) = exceeded(sizes) {
                 return Err(("window-bounds", format!("{what}: {sizes:?}")));
+            }
+            let wanted = handled.unacknowledged(*server, *client);
+            if sizes.replies > wanted {
+                return Err(("window-bounds", format!("{client:?} waits for {wanted} replies: {sizes:?}")));
             }
         }
     }
     Ok(())
+}
+
+impl Handled {
+    /// How many requests of a client were handled whose replies it hasn't said that it has.
+    fn unacknowledged(&self, server: ServerNonce, client: ClientNonce) -> usize {
+        let after = self.acknowledged.get(&(server, client)).map_or(i32::MIN, |last| last.0 + 1);
+        self.requests.range((server, client, Xid(after))..=(server, client, Xid(i32::MAX))).count()
+    }
 }
 
 /// What holds more than it may.

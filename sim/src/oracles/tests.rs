@@ -1,5 +1,9 @@
 use std::any::Any;
+use std::time::Duration;
 
+use yfs_config::ViewId;
+use yfs_config::detector::Reason;
+use yfs_config::events::Event as Config;
 use yfs_paxos::events::Event as Paxos;
 use yfs_paxos::{ProposalNumber, Value};
 use yfs_rpc::events::Event as Rpc;
@@ -73,10 +77,31 @@ impl Run {
         self.see(node, &Rsm::Started { vid: 0, members: Vec::new() });
     }
 
+    /// Nodes promise, or vote for, what proposal n of an instance is.
+    fn promise(&self, by: &[&str], instance: u32, n: u32) {
+        by.iter().for_each(|node| self.see(node, &Paxos::Promised { instance, n: number(n) }));
+    }
+
+    fn vote(&self, by: &[&str], instance: u32, n: u32, members: &[&str]) {
+        let vote = Paxos::Accepted { instance, n: number(n), value: value(members) };
+        by.iter().for_each(|node| self.see(node, &vote));
+    }
+
+    /// A node learns a view.
+    fn learn(&self, node: &str, instance: u32, members: &[&str]) {
+        self.see(node, &Paxos::Committed { instance, value: value(members) });
+    }
+
     /// A view is decided, and these nodes learn it.
     fn view(&self, vid: u32, members: &[&str], by: &[&str]) {
+        let (last, voters) = self.oracles.latest_view();
+        if last + 1 == vid {
+            let voters: Vec<&str> = voters.iter().map(String::as_str).collect();
+            self.promise(&voters, vid, 1);
+            self.vote(&voters, vid, 1, members);
+        }
         for node in by {
-            self.see(node, &Paxos::Committed { instance: vid, value: value(members) });
+            self.learn(node, vid, members);
             let members = members.iter().map(|name| (*name).to_owned()).collect();
             self.see(node, &Rsm::ViewCommitted { vid, members });
         }
@@ -122,9 +147,11 @@ impl Run {
 #[test]
 fn one_value_an_instance() {
     let run = Run::new();
-    run.see("a", &Paxos::Committed { instance: 1, value: value(&["a"]) });
-    run.see("b", &Paxos::Committed { instance: 1, value: value(&["a"]) });
-    run.see("a", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
+    run.learn("a", 1, &["a"]);
+    run.learn("b", 1, &["a"]);
+    run.promise(&["a"], 2, 1);
+    run.vote(&["a"], 2, 1, &["a", "b"]);
+    run.learn("a", 2, &["a", "b"]);
     assert_eq!(run.oracles.latest_view(), (2, vec!["a".to_owned(), "b".to_owned()]));
     run.oracles.node_died(&Node::new("a"));
     run.oracles.node_lost_disk(&Node::new("a"));
@@ -139,19 +166,21 @@ fn replicas_know_the_decided_views() {
     let run = Run::started(&["a"]);
     run.view(1, &["a"], &["a"]);
     run.is_well();
-    run.see("a", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
+    run.promise(&["a"], 2, 1);
+    run.vote(&["a"], 2, 1, &["a", "b"]);
+    run.learn("a", 2, &["a", "b"]);
     run.see("a", &Rsm::ViewCommitted { vid: 2, members: vec!["a".to_owned(), "c".to_owned()] });
     run.finds("two-values");
 }
 
 #[test]
 fn views_differ_by_one_name() {
-    let run = Run::new();
-    run.see("a", &Paxos::Committed { instance: 5, value: value(&["a", "b"]) });
-    run.see("a", &Paxos::Committed { instance: 6, value: value(&["b"]) });
-    run.see("a", &Paxos::Committed { instance: 7, value: value(&["b"]) });
+    let run = Run::started(&["a", "b"]);
+    run.view(5, &["a", "b"], &["a", "b"]);
+    run.view(6, &["b"], &["a", "b"]);
+    run.view(7, &["b"], &["a", "b"]);
     run.is_well();
-    run.see("a", &Paxos::Committed { instance: 8, value: value(&["b", "c", "d"]) });
+    run.view(8, &["b", "c", "d"], &["a"]);
     run.finds("view-step");
 }
 
@@ -161,7 +190,11 @@ fn replicas_see_each_view() {
     run.view(4, &["a"], &["a"]);
     run.view(5, &["a"], &["a"]);
     run.is_well();
-    run.see("b", &Paxos::Committed { instance: 6, value: value(&["a"]) });
+    run.learn("b", 5, &["a"]);
+    run.promise(&["a"], 6, 1);
+    run.vote(&["a"], 6, 1, &["a"]);
+    run.learn("b", 6, &["a"]);
+    run.learn("a", 6, &["a"]);
     run.view(7, &["a"], &["a"]);
     run.finds("view-order");
 }
@@ -170,10 +203,11 @@ fn replicas_see_each_view() {
 fn a_promise_is_kept() {
     let voted = || {
         let run = Run::new();
-        run.see("b", &Paxos::Committed { instance: 1, value: value(&["a"]) });
-        run.see("b", &Paxos::Promised { instance: 2, n: number(3) });
-        run.see("b", &Paxos::Accepted { instance: 2, n: number(3), value: value(&["a", "b"]) });
-        run.see("b", &Paxos::Promised { instance: 2, n: number(5) });
+        run.learn("a", 1, &["a"]);
+        run.learn("b", 1, &["a"]);
+        run.promise(&["a", "b"], 2, 3);
+        run.vote(&["b"], 2, 3, &["a", "b"]);
+        run.promise(&["b"], 2, 5);
         assert_eq!(run.oracles.views_to_come(), [["a", "b"]]);
         run.is_well();
         run
@@ -185,19 +219,29 @@ fn a_promise_is_kept() {
     };
     let run = voted();
     run.see("b", &log(5, true));
-    run.see("b", &Paxos::Committed { instance: 2, value: value(&["a", "b"]) });
-    run.see("b", &Paxos::Promised { instance: 3, n: number(1) });
+    run.vote(&["a"], 2, 3, &["a", "b"]);
+    run.learn("b", 2, &["a", "b"]);
+    run.promise(&["b"], 3, 1);
     run.is_well();
     assert!(run.oracles.views_to_come().is_empty());
 
     let run = voted();
-    run.see("b", &Paxos::Promised { instance: 2, n: number(5) });
+    run.promise(&["b"], 2, 5);
     run.finds("vote-forgotten");
     let run = voted();
-    run.see("b", &Paxos::Accepted { instance: 2, n: number(4), value: value(&["a", "b"]) });
+    run.vote(&["b"], 2, 4, &["a", "b"]);
     run.finds("vote-forgotten");
+    for ahead in [1, 3] {
+        let run = voted();
+        run.promise(&["b"], ahead, 9);
+        run.finds("voted-ahead");
+        let run = voted();
+        run.vote(&["b"], ahead, 9, &["a", "b"]);
+        run.finds("voted-ahead");
+    }
+    // Another node's log was taken in, and had nothing new.
     let run = voted();
-    run.see("b", &Paxos::Promised { instance: 3, n: number(9) });
+    run.see("b", &Paxos::Restored { values: vec![(1, value(&["a"]))], promised: None, accepted: None });
     run.finds("vote-forgotten");
     let run = voted();
     run.see("b", &log(4, true));
@@ -214,6 +258,252 @@ fn a_promise_is_kept() {
     run.see("b", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
     run.is_well();
     assert_eq!(run.oracles.views_to_come(), [["a", "b"]], "the vote was given");
+}
+
+/// a, b and c vote in instance 4, which has a promise each for number 1.
+fn of_three_voters() -> Run {
+    let run = Run::of_three();
+    run.promise(&["a", "b", "c"], 4, 1);
+    run
+}
+
+#[test]
+fn a_majority_chooses() {
+    let run = of_three_voters();
+    run.vote(&["a", "b"], 4, 1, &["a", "b"]);
+    run.oracles.node_died(&Node::new("a"));
+    run.oracles.node_lost_disk(&Node::new("a"));
+    run.learn("b", 4, &["a", "b"]);
+    run.is_well();
+    assert!(run.oracles.views_to_come().is_empty());
+
+    let run = of_three_voters();
+    run.vote(&["a"], 4, 1, &["a", "b"]);
+    run.learn("a", 4, &["a", "b"]);
+    run.finds("decided-unchosen");
+
+    // Two votes, with two numbers.
+    let run = of_three_voters();
+    run.vote(&["a"], 4, 1, &["a", "b"]);
+    run.promise(&["a", "b"], 4, 2);
+    run.vote(&["b"], 4, 2, &["a", "b"]);
+    run.is_well();
+    run.learn("a", 4, &["a", "b"]);
+    run.finds("decided-unchosen");
+
+    // Who isn't a member has no say.
+    let run = of_three_voters();
+    run.learn("d", 3, &["a", "b", "c"]);
+    run.vote(&["a", "d"], 4, 1, &["a", "b"]);
+    run.is_well();
+    run.learn("a", 4, &["a", "b"]);
+    run.finds("decided-unchosen");
+
+    // Two of four.
+    let run = Run::of_three();
+    run.view(4, &["a", "b", "c", "d"], &["a", "b", "c"]);
+    run.promise(&["a", "b", "c"], 5, 1);
+    run.vote(&["a", "b"], 5, 1, &["a", "b", "c"]);
+    run.is_well();
+    run.learn("a", 5, &["a", "b", "c"]);
+    run.finds("decided-unchosen");
+}
+
+#[test]
+fn a_vote_counts_that_is_only_seen_after_a_start() {
+    let run = of_three_voters();
+    run.vote(&["a"], 4, 1, &["a", "b"]);
+    run.oracles.node_died(&Node::new("b"));
+    let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
+    let (promised, accepted) = (Some(number(1)), Some((number(1), value(&["a", "b"]))));
+    run.see("b", &Paxos::Restored { values, promised, accepted });
+    run.learn("c", 4, &["a", "b"]);
+    run.is_well();
+}
+
+#[test]
+fn what_is_chosen_stays_so() {
+    let run = of_three_voters();
+    run.vote(&["c"], 4, 1, &["a", "b"]);
+    run.promise(&["a", "b"], 4, 2);
+    run.vote(&["a", "b"], 4, 2, &["b", "c"]);
+    run.is_well();
+    assert_eq!(run.oracles.views_to_come(), [["a", "b"], ["b", "c"]]);
+    // A number stands for one value.
+    run.vote(&["c"], 4, 2, &["a", "b"]);
+    run.finds("two-values");
+
+    let views = || {
+        let mut views = paxos::Views::default();
+        views.commit(1, &value(&["a", "b", "c"])).expect("the first one is committed without votes");
+        for node in ["a", "b"] {
+            views.promise(node, 2, &number(1), &paxos::Votes::default());
+            views.promise(node, 2, &number(2), &paxos::Votes::default());
+        }
+        views.vote("a", 2, &number(1), &value(&["a", "b"])).expect("nobody has voted before");
+        views
+    };
+    // In the order of numbers or not.
+    let mut chosen = views();
+    chosen.vote("b", 2, &number(1), &value(&["a", "b"])).expect("the same");
+    assert_eq!(chosen.vote("c", 2, &number(2), &value(&["b", "c"])).map_err(|found| found.0), Err("two-values"));
+    let mut chosen = views();
+    chosen.vote("c", 2, &number(2), &value(&["b", "c"])).expect("nothing is chosen");
+    assert_eq!(chosen.vote("b", 2, &number(1), &value(&["a", "b"])).map_err(|found| found.0), Err("two-values"));
+}
+
+#[test]
+fn a_proposal_takes_over_what_has_votes() {
+    let voted_by_c = || {
+        let run = of_three_voters();
+        run.vote(&["c"], 4, 1, &["a", "b"]);
+        run
+    };
+    // The majority may be a and b, who know nothing.
+    for values in [["a", "b"], ["b", "c"]] {
+        let run = voted_by_c();
+        run.promise(&["a", "b", "c"], 4, 2);
+        run.vote(&["a"], 4, 2, &values);
+        run.is_well();
+    }
+    let run = voted_by_c();
+    run.promise(&["b", "c"], 4, 2);
+    run.vote(&["b"], 4, 2, &["a", "b"]);
+    run.is_well();
+    let run = voted_by_c();
+    run.promise(&["b", "c"], 4, 2);
+    run.vote(&["b"], 4, 2, &["b", "c"]);
+    run.finds("wrong-proposal");
+
+    // Of two values that with the higher number.
+    let voted_twice = || {
+        let run = voted_by_c();
+        run.promise(&["a", "b"], 4, 2);
+        run.vote(&["b"], 4, 2, &["b", "c"]);
+        run.promise(&["b", "c"], 4, 3);
+        run
+    };
+    let run = voted_twice();
+    run.vote(&["c"], 4, 3, &["b", "c"]);
+    run.is_well();
+    let run = voted_twice();
+    run.vote(&["c"], 4, 3, &["a", "b"]);
+    run.finds("wrong-proposal");
+
+    // Without a majority of promises nothing may be proposed.
+    let run = Run::of_three();
+    run.promise(&["a"], 4, 1);
+    run.vote(&["a"], 4, 1, &["a", "b"]);
+    run.finds("wrong-proposal");
+}
+
+/// What a node does in a view of three, at times of the test's.
+struct Proposing {
+    views: paxos::Views,
+    rounds: rounds::Rounds,
+}
+
+fn at(millis: u64) -> Instant {
+    Instant::from_start(Duration::from_millis(millis))
+}
+
+impl Proposing {
+    /// a has learnt view 1 at second 10.
+    fn new() -> Self {
+        let mut views = paxos::Views::default();
+        views.commit(1, &value(&["a", "b", "c"])).expect("it is the first one");
+        let mut a = Proposing { views, rounds: rounds::Rounds::default() };
+        let view = Paxos::Committed { instance: 1, value: value(&["a", "b", "c"]) };
+        assert_eq!(a.paxos(10_000, &view), Ok(()));
+        a
+    }
+
+    fn paxos(&mut self, millis: u64, event: &Paxos) -> Result<(), &'static str> {
+        self.rounds.paxos(&self.views, "a", event, at(millis)).map_err(|found| found.0)
+    }
+
+    fn begin(&mut self, millis: u64, n: u32) -> Result<(), &'static str> {
+        self.paxos(millis, &Paxos::RoundBegun { instance: 2, n })
+    }
+
+    fn config(&mut self, millis: u64, event: &Config) -> Result<(), &'static str> {
+        self.rounds.config(event, at(millis)).map_err(|found| found.0)
+    }
+
+    fn answers(&mut self, millis: u64, peer: &str) {
+        assert_eq!(self.config(millis, &Config::Answered { peer: peer.to_owned() }), Ok(()));
+    }
+
+    fn fails(&mut self, millis: u64, vid: u32) -> Result<(), &'static str> {
+        self.config(millis, &Config::Failed { vid: ViewId(vid) })
+    }
+}
+
+#[test]
+fn rounds_need_a_majority_that_answers() {
+    let mut a = Proposing::new();
+    a.answers(10_000, "b");
+    assert_eq!(a.begin(10_900, 1), Ok(()));
+    assert_eq!(a.begin(11_300, 2), Ok(()));
+    // Once is by accident.
+    assert_eq!(a.begin(13_000, 3), Ok(()));
+    a.answers(14_000, "c");
+    assert_eq!(a.begin(15_000, 4), Ok(()));
+    a.answers(16_000, "d");
+    assert_eq!(a.begin(17_000, 5), Ok(()), "one that isn't a member");
+    assert_eq!(a.begin(17_500, 6), Err("round-alone"));
+}
+
+#[test]
+fn numbers_double_after_a_rejection() {
+    let rejected = |numbers: &[u32]| {
+        let mut a = Proposing::new();
+        let mut last = Ok(());
+        for n in numbers {
+            assert_eq!(last, Ok(()));
+            a.answers(10_000, "b");
+            last = a.begin(10_100, *n);
+            assert_eq!(a.paxos(10_200, &Paxos::RoundRejected { instance: 2 }), Ok(()));
+        }
+        last
+    };
+    assert_eq!(rejected(&[1, 2, 4, 8, 16]), Ok(()));
+    assert_eq!(rejected(&[1, 2, 3]), Err("numbers-crawl"));
+    let doubled: Vec<u32> = (0..40_u32).map(|k| if k < 17 { 1 << k } else { (k - 15) << 16 }).collect();
+    assert_eq!(rejected(&doubled), Ok(()), "it grows by at most so much");
+    let mut a = Proposing::new();
+    assert_eq!(a.paxos(10_200, &Paxos::RoundRejected { instance: 1 }), Ok(()));
+    assert_eq!(a.begin(10_300, 1), Ok(()), "of another instance");
+}
+
+#[test]
+fn who_fails_waits_before_it_tries_again() {
+    let failures = |times: &[u64]| {
+        let mut a = Proposing::new();
+        times.iter().try_for_each(|millis| a.fails(*millis, 1))
+    };
+    // 25, 50, 100, 200, 400, 500, 500 ms, by a clock that is a tenth fast.
+    assert_eq!(failures(&[0, 23, 68, 158, 338, 698, 1148, 1598]), Ok(()));
+    assert_eq!(failures(&[0, 22]), Err("no-back-off"));
+    assert_eq!(failures(&[0, 23, 67]), Err("no-back-off"));
+    assert_eq!(failures(&[0, 25, 75, 175, 375, 775, 1275, 1724]), Err("no-back-off"));
+    let mut a = Proposing::new();
+    assert_eq!((a.fails(0, 1), a.fails(1, 2)), (Ok(()), Ok(())), "another view");
+}
+
+#[test]
+fn nobody_is_removed_for_being_behind_a_young_view() {
+    let removing = |millis, vid, reason| {
+        let mut a = Proposing::new();
+        // What a log says again is no other view.
+        let again = Paxos::Restored { values: vec![(1, value(&["a", "b", "c"]))], promised: None, accepted: None };
+        assert_eq!(a.paxos(millis, &again), Ok(()));
+        a.config(millis, &Config::Removing { vid: ViewId(vid), member: "b".to_owned(), reason })
+    };
+    assert_eq!(removing(11_799, 1, Reason::Behind), Err("needless-removal"));
+    assert_eq!(removing(11_800, 1, Reason::Behind), Ok(()));
+    assert_eq!(removing(10_100, 1, Reason::Refused), Ok(()));
+    assert_eq!(removing(10_100, 0, Reason::Behind), Ok(()), "it hasn't heard of its own next view");
 }
 
 #[test]
@@ -488,11 +778,19 @@ fn nobody_goes_on_from_nothing() {
     assert_eq!((report.finding, report.counts.get("masked: from-nothing")), (None, Some(&1)));
 }
 
+fn admitted(server: u32, client: u32, xid: i32, xid_rep: i32) -> Rpc {
+    let (server, client) = (ServerNonce(server), ClientNonce(client));
+    Rpc::Admitted { server, client, xid: Xid(xid), xid_rep: Xid(xid_rep) }
+}
+
+fn windows(sizes: Sizes) -> Rpc {
+    Rpc::Windows { server: ServerNonce(1), client: ClientNonce(7), sizes }
+}
+
 #[test]
 fn a_request_reaches_a_handler_once() {
     let run = Run::new();
-    let admitted =
-        |server, client, xid| Rpc::Admitted { server: ServerNonce(server), client: ClientNonce(client), xid: Xid(xid) };
+    let admitted = |server, client, xid| admitted(server, client, xid, 0);
     run.see("a", &admitted(1, 7, 1));
     run.see("a", &admitted(1, 7, 2));
     run.see("a", &admitted(1, 8, 1));
@@ -519,8 +817,10 @@ fn windows_stay_in_their_bounds() {
         limits,
     };
     let run = Run::new();
-    run.see("a", &Rpc::Windows(fits.clone()));
-    run.see("a", &Rpc::Windows(Sizes { replies: 1, reply_bytes: 20 << 20, ..fits.clone() }));
+    run.see("a", &admitted(1, 7, 1, 0));
+    run.see("a", &admitted(1, 7, 2, 0));
+    run.see("a", &windows(fits.clone()));
+    run.see("a", &windows(Sizes { replies: 1, reply_bytes: 20 << 20, ..fits.clone() }));
     run.is_well();
     for too_much in [
         Sizes { reply_bytes: fits.reply_bytes + 1, ..fits.clone() },
@@ -532,7 +832,31 @@ fn windows_stay_in_their_bounds() {
         Sizes { held: fits.held + 1, ..fits.clone() },
     ] {
         let run = Run::new();
-        run.see("a", &Rpc::Windows(too_much));
+        run.see("a", &windows(too_much));
         run.finds("window-bounds");
     }
+}
+
+#[test]
+fn windows_keep_what_the_client_waits_for() {
+    let run = Run::new();
+    let replies = |replies| windows(Sizes { replies, limits: Limits::default(), ..Sizes::default() });
+    run.see("a", &admitted(1, 7, 1, 0));
+    run.see("a", &admitted(1, 7, 2, 0));
+    run.see("a", &replies(2));
+    run.see("a", &admitted(1, 7, 3, 1));
+    run.see("a", &replies(2));
+    // Late, and with what was true then.
+    run.see("a", &admitted(1, 7, 5, 4));
+    run.see("a", &admitted(1, 7, 4, 1));
+    run.see("a", &replies(1));
+    // It acknowledges nothing.
+    run.see("a", &admitted(1, 7, 6, 6));
+    run.see("a", &replies(2));
+    run.is_well();
+    // Another client's, and another server's.
+    run.see("a", &admitted(1, 8, 7, 1));
+    run.see("a", &admitted(2, 7, 7, 1));
+    run.see("a", &replies(3));
+    run.finds("window-bounds");
 }

@@ -1,0 +1,28 @@
+//! What a node reports of the others to a simulator ([`rt::probe`]), in the order of `config.state`.
+
+use crate::ViewId;
+use crate::detector::Reason;
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A member has answered a ping.
+    Answered {
+        /// Which one.
+        peer: String,
+    },
+    /// The heartbeater proposes a view without a member.
+    Removing {
+        /// The view that it is a member of.
+        vid: ViewId,
+        /// Which one.
+        member: String,
+        /// Why.
+        reason: Reason,
+    },
+    /// What the heartbeater wanted to propose came to nothing.
+    Failed {
+        /// The view that was to be followed by another one.
+        vid: ViewId,
+    },
+}
