@@ -2,6 +2,7 @@
 # make test        format, lints, documentation, tests, and scenarios 3, 8 and 16
 # make test-root   what needs root: full disks, read-only folders, too few open files
 # make scenarios   the lab's scenarios, all or TESTS="3 12", ROUNDS=5 times, JOBS=4 rounds side by side
+# make sim         the simulator: SEEDS=500 fresh seeds, those that once failed, and three mistakes that it must find
 # make run         three nodes lose their primary while lock_tester runs, and get it back
 # make clean       remove what was built
 # make help        this list
@@ -11,25 +12,27 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 TESTS    =
 ROUNDS   = 1
 JOBS     = 4
+SEEDS    = 500
+START   := $(shell date +%s)000
 
 need = @command -v $(1) >/dev/null || { echo "make: $(1) is missing: install $(2)" >&2; exit 1; }
 
-.PHONY: build test test-root scenarios run clean help
+.PHONY: build test test-root scenarios sim run clean help
 
 build:
 	$(call need,cargo,Rust (https://rustup.rs))
 	$(call need,perl,perl (Debian: perl-base))
-	cargo build --release --workspace
+	cargo build --release
 	mkdir -p bin
 	install $(PROGRAMS:%=$(TARGET)/release/%) bin/
 
 test: build
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --package rt --all-targets -- -D warnings
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --package sim --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
-	cargo test --workspace
-	cargo test --package rt
+	cargo test
+	cargo test --package sim
 	test-scripts/scenarios.pl 3 8 16
 
 test-root: build
@@ -37,6 +40,13 @@ test-root: build
 
 scenarios: build
 	test-scripts/scenarios.pl --rounds $(ROUNDS) --jobs $(JOBS) $(TESTS)
+
+sim:
+	$(call need,cargo,Rust (https://rustup.rs))
+	cargo build --release --package sim
+	$(TARGET)/release/sim --regressions sim/regressions.txt
+	$(TARGET)/release/sim --canaries H1 S10 mutant-nothing-inherited
+	$(TARGET)/release/sim --seeds $(SEEDS) --start $(START)
 
 run: build
 	test-scripts/demo.pl

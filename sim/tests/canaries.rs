@@ -1,4 +1,5 @@
 //! The table of canaries and the code speak of the same mistakes.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
