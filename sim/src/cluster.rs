@@ -211,7 +211,7 @@ impl Cluster {
             if m.alive || m.out {
                 return;
             }
-            (Node::new(&m.name), m.host, m.lost && self.0.masks.has("lost-disk"))
+            (Node::new(&m.name), m.host, m.lost && self.waits_without_disk(member))
         };
         if unsafe_now && !self.may_start_anew(member) {
             let (cluster, life) = (self.clone(), self.state().members[member].life);
@@ -239,6 +239,11 @@ impl Cluster {
         if let Err(error) = node.spawn("main", move || cluster.main_of(member)) {
             kernel.find(format!("no thread: {error}"));
         }
+    }
+
+    /// Whether this node, had it lost its disk, would wait until nobody counts on it: what else it would do is known.
+    pub fn waits_without_disk(&self, member: usize) -> bool {
+        self.0.masks.has(if member == 0 { "lost-first-disk" } else { "lost-disk" })
     }
 
     /// A node without its log is a new node: nobody may count on the one that it was, and it can't be the first.

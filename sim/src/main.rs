@@ -1,5 +1,6 @@
 //! The simulator's command line.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
@@ -275,8 +276,14 @@ fn run(seeds: u64, arguments: &Arguments, settings: &Settings) -> ExitCode {
         stop_at_finding: false,
     };
     let terminal = std::io::stderr().is_terminal();
-    let shown = std::cell::Cell::new(began);
+    let (shown, told) = (std::cell::Cell::new(began), std::cell::RefCell::new(BTreeSet::new()));
     let totals = workers::run(&job, |totals| {
+        // A long run is worth watching; the end says it once more.
+        for (seed, finding) in &totals.findings {
+            if told.borrow_mut().insert(*seed) {
+                let _ = writeln!(std::io::stderr(), "\rFOUND: seed {seed}: {finding}");
+            }
+        }
         let every = if terminal { Duration::from_millis(900) } else { Duration::from_secs(30) };
         if shown.get().elapsed() >= every {
             shown.set(now());

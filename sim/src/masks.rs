@@ -22,9 +22,14 @@ pub const KNOWN_OPEN: &[KnownOpen] = &[
         mask: "no power cut of all, no crash of the last node that holds the state; if nobody holds it, the run ends",
     },
     KnownOpen {
+        name: "lost-first-disk",
+        rows: "S6",
+        mask: "a first node that lost its disk starts when no node counts it as a member, and to join another one",
+    },
+    KnownOpen {
         name: "lost-disk",
-        rows: "S4, S5, S6",
-        mask: "a node that lost its disk starts when no node counts it as a member, and never as the first",
+        rows: "S4, S5",
+        mask: "any other node that lost its disk starts when no node counts it as a member",
     },
 ];
 

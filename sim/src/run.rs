@@ -322,7 +322,7 @@ impl Director {
         // More would be an outage.
         let lost = self.cluster.lost();
         let listed = lost.iter().filter(|m| view.contains(&self.cluster.name(**m))).count();
-        if self.cluster.masks().has("lost-disk") && 2 * (listed + 1) >= view.len() {
+        if self.cluster.waits_without_disk(victim) && 2 * (listed + 1) >= view.len() {
             return;
         }
         self.cluster.kill(victim, Kill::Process);
@@ -581,7 +581,7 @@ impl Director {
         let (_, latest) = self.cluster.oracles().latest_view();
         let holders = self.cluster.oracles().holders();
         let (lost, alive) = (self.cluster.lost(), self.cluster.alive());
-        let keep_out = |m: &usize| self.cluster.masks().has("lost-disk") && lost.contains(m);
+        let keep_out = |m: &usize| self.cluster.waits_without_disk(*m) && lost.contains(m);
         let mut order: Vec<usize> = (0..self.cluster.len()).filter(|m| !keep_out(m)).collect();
         for at in (1..order.len()).rev() {
             order.swap(at, self.dice.below(at as u64 + 1) as usize);
