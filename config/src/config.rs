@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) lab_rests_until: Option<Instant>,
     /// A view with the same members is wanted after this one.
     pub(crate) same_wanted: Option<ViewId>,
+    /// The node that this one joins through: it is believed as a member is.
+    pub(crate) through: Option<String>,
     /// While this node knows no view: who spoke of which.
     pub(crate) heard: Option<(String, ViewId)>,
     pub(crate) majority: bool,
@@ -73,6 +75,13 @@ pub(crate) struct State {
     pub(crate) stopping: bool,
     /// The heartbeater should look at once.
     pub(crate) kicked: bool,
+}
+
+impl State {
+    /// Whether values are taken from a node (invariant 4).
+    pub(crate) fn believes(&self, name: &str) -> bool {
+        self.views.is_member(name) || self.through.as_deref() == Some(name)
+    }
 }
 
 /// A node's views.
@@ -117,6 +126,7 @@ impl Config {
             may_remove: true,
             lab_rests_until: None,
             same_wanted: None,
+            through: None,
             heard: None,
             majority: true,
             change: None,
@@ -147,6 +157,12 @@ impl Config {
     /// Who is told of views. To be called before the port opens.
     pub fn set_view_change(&self, change: Weak<dyn ViewChange>) {
         self.state.lock().change = Some(change);
+    }
+
+    /// Names the node through which this one joins: when that node is ahead, it is followed though it is no member of the
+    /// last view here.
+    pub fn set_joins_through(&self, name: &str) {
+        self.state.lock().through = Some(name.to_owned());
     }
 
     /// Starts the heartbeater.
@@ -280,7 +296,7 @@ impl Config {
         let mine = state.views.vid();
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
-        let trusted = state.views.is_member(m);
+        let trusted = state.believes(m);
         if mine == ViewId(0) && vid > mine && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));
         }

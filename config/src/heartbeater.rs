@@ -142,7 +142,7 @@ impl Config {
     fn follow_those_ahead(&self) {
         let ahead = self.state.lock().ahead.take();
         let Some((peer, vid)) = ahead else { return };
-        while self.state.lock().views.is_member(&peer) {
+        while self.state.lock().believes(&peer) {
             if vid > self.vid().next() && !self.is_ours(&peer) {
                 let change = self.state.lock().change.as_ref().and_then(Weak::upgrade);
                 if let Some(change) = change {

@@ -242,6 +242,7 @@ impl<S: StateMachine> Rsm<S> {
         });
         let change: Weak<Inner<S>> = Arc::downgrade(&inner);
         inner.cfg.set_view_change(change);
+        inner.cfg.set_joins_through(&inner.first);
         inner.clone().register();
         Ok(Rsm(inner))
     }
