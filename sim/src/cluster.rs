@@ -450,6 +450,11 @@ impl Cluster {
         self.state().members[member].out = out;
     }
 
+    /// The names of the nodes that aren't to stay dead or cut off.
+    pub fn within_reach(&self) -> BTreeSet<String> {
+        self.state().members.iter().filter(|m| !m.out).map(|m| m.name.clone()).collect()
+    }
+
     /// The nodes whose disks are lost, and that haven't been started since.
     pub fn lost(&self) -> Vec<usize> {
         let state = self.state();

@@ -181,7 +181,10 @@ impl Director {
     /// Ends the run if nobody holds the state any more, while that is known to be open.
     fn state_is_lost(&self) -> bool {
         let (vid, view) = self.cluster.oracles().latest_view();
-        let lost = vid > 0 && !self.cluster.oracles().holders().iter().any(|holder| view.contains(holder));
+        // One that is cut off from the majority can't help; the others died at a breakpoint that was set before.
+        let within_reach = self.cluster.within_reach();
+        let holders = self.cluster.oracles().holders();
+        let lost = vid > 0 && !holders.iter().any(|holder| view.contains(holder) && within_reach.contains(holder));
         let lost = lost && self.cluster.masks().has("from-nothing");
         if lost && !self.kernel.is_over() {
             self.kernel.note("director", || "nobody holds the state any more".to_owned());
