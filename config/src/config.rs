@@ -78,9 +78,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Whether values are taken from a node (invariant 4).
+    /// Whether values are taken from a node, one by one (invariant 4). Not while this node knows no view: a first node that
+    /// lost its disk, and knows view 1 alone when it dies, would take itself for the only member. It gets all views at
+    /// once, from joinreq.
     pub(crate) fn believes(&self, name: &str) -> bool {
-        self.views.is_member(name) || self.through.as_deref() == Some(name)
+        let joins_through = self.through.as_deref() == Some(name) && self.views.vid() > ViewId(0);
+        self.views.is_member(name) || joins_through
     }
 }
 
