@@ -387,6 +387,16 @@ impl Kernel {
         state.set_timer(until, Timer::Act(Box::new(move || kernel.state().resume_node(&node))));
     }
 
+    /// Ends a pause now.
+    pub fn resume(&self, node: &Node) {
+        let mut state = self.state();
+        let now = state.now;
+        if let Some(paused) = state.nodes.get_mut(node.name()).and_then(|node| node.paused_until.as_mut()) {
+            *paused = now;
+        }
+        state.resume_node(node);
+    }
+
     /// Starts a thread of a node. It doesn't run before the caller switches.
     pub fn spawn(&self, node: &Node, name: &str, body: Body) {
         let yielder = Arc::new(YielderCell::default());

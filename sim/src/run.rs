@@ -465,7 +465,10 @@ impl Director {
         world.net.heal_all();
         for member in 0..self.cluster.len() {
             self.cluster.heal_disk(member);
-            self.kernel.spare(&Node::new(&self.cluster.name(member)));
+            let node = Node::new(&self.cluster.name(member));
+            self.kernel.spare(&node);
+            // Who was stopped in the middle of a round finishes it now, and not when nobody expects it any more.
+            self.kernel.resume(&node);
         }
         self.kill_the_armed();
         let mut well = BTreeSet::new();
