@@ -29,8 +29,10 @@ struct State {
     /// By client nonce and xid.
     window: BTreeMap<(u32, i32), Slot>,
     /// By client nonce: where replies go.
-    newest: BTreeMap<u32, Arc<Socket>>,
+    newest: BTreeMap<u32, (usize, Arc<Socket>)>,
     sockets: Vec<Arc<Socket>>,
+    /// How many connections were accepted.
+    opened: usize,
 }
 
 struct Inner {
@@ -106,18 +108,23 @@ impl Inner {
         while !self.stopping() {
             if let Ok((stream, _)) = listener.accept() {
                 let (socket, reading) = (Arc::new(Socket::of(stream)), self.clone());
-                self.state.lock().sockets.push(socket.clone());
-                rt::thread::spawn("strict reader", move || reading.read(&socket)).unwrap();
+                let order = {
+                    let mut state = self.state.lock();
+                    state.sockets.push(socket.clone());
+                    state.opened += 1;
+                    state.opened
+                };
+                rt::thread::spawn("strict reader", move || reading.read(&socket, order)).unwrap();
             } else {
                 rt::time::sleep(Duration::from_millis(2));
             }
         }
     }
 
-    fn read(self: Arc<Self>, socket: &Arc<Socket>) {
+    fn read(self: Arc<Self>, socket: &Arc<Socket>, order: usize) {
         while !self.stopping() {
             match socket.pdu(now() + crate::PATIENCE, || self.stopping()) {
-                Ok(pdu) => self.dispatch(socket, Request::parse(&pdu)),
+                Ok(pdu) => self.dispatch(socket, order, Request::parse(&pdu)),
                 Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {}
                 Err(_) => break,
             }
@@ -125,7 +132,7 @@ impl Inner {
         socket.close();
     }
 
-    fn dispatch(self: &Arc<Self>, socket: &Arc<Socket>, request: Request) {
+    fn dispatch(self: &Arc<Self>, socket: &Arc<Socket>, order: usize, request: Request) {
         assert!(request.xid >= 1 && request.xid_rep < request.xid, "{request:?}");
         assert_ne!(request.client, 0, "a client that wants at-most-once");
         if request.server != 0 && request.server != self.nonce {
@@ -141,7 +148,10 @@ impl Inner {
                 Some(Slot::InProgress(procedure, args)) => Some((*procedure, args.clone(), None)),
                 Some(Slot::Done(procedure, args, kept)) => Some((*procedure, args.clone(), Some(kept.clone()))),
             };
-            state.newest.insert(request.client, socket.clone());
+            // The one that was opened last, as the lab has it: what an older one still holds may be read later.
+            if state.newest.get(&request.client).is_none_or(|(newest, _)| *newest <= order) {
+                state.newest.insert(request.client, (order, socket.clone()));
+            }
             if let Some((procedure, args, kept)) = again {
                 assert_eq!((procedure, &args), (request.procedure, &request.args), "a request that changes");
                 drop(state);
@@ -172,7 +182,7 @@ impl Inner {
             let mut state = self.state.lock();
             let slot = Slot::Done(request.procedure, request.args, bytes.clone());
             state.window.insert((request.client, request.xid), slot);
-            state.newest.get(&request.client).cloned()
+            state.newest.get(&request.client).map(|(_, socket)| socket.clone())
         };
         if let Some(socket) = socket.filter(|_| !self.stopping()) {
             socket.send(&bytes);
