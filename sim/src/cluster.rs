@@ -64,6 +64,8 @@ struct Member {
     replica: Option<ManuallyDrop<Arc<dyn Replica>>>,
     /// Its process may end by itself: a disk fails, or a breakpoint is set.
     may_exit: bool,
+    /// Testers that are about to set a breakpoint: perhaps in its next life.
+    testers: u32,
     /// Its disk fails, so that its process ends by itself.
     disk_fails: bool,
     /// It will die.
@@ -112,6 +114,7 @@ impl Cluster {
                 life: 0,
                 replica: None,
                 may_exit: false,
+                testers: 0,
                 disk_fails: false,
                 doomed: false,
                 lost: false,
@@ -249,14 +252,15 @@ impl Cluster {
     /// A node without its log is a new node: nobody may count on the one that it was, and it can't be the first.
     fn may_start_anew(&self, member: usize) -> bool {
         let name = self.name(member);
-        let replicas = self.replicas();
+        let (_, view) = self.0.oracles.latest_view();
+        // From the disks: no thread runs now that could wait for a node's lock.
+        let alive = self.alive();
         let listed = |view: &[String]| view.contains(&name);
-        if listed(&self.0.oracles.latest_view().1) || replicas.iter().any(|(_, r)| listed(&r.view().1)) {
+        if listed(&view) || alive.iter().any(|other| listed(&self.view_on_disk(*other).1)) {
             return false;
         }
         // A member: one that itself waits to join is of no use.
-        let (_, view) = self.0.oracles.latest_view();
-        let members = replicas.iter().map(|(other, _)| self.name(*other)).find(|other| view.contains(other));
+        let members = alive.iter().map(|other| self.name(*other)).find(|other| view.contains(other));
         let Some(other) = members else { return false };
         self.state().members[member].first = other;
         true
@@ -285,7 +289,12 @@ impl Cluster {
             }),
         };
         match self.0.service.start(options) {
-            Ok(replica) => self.state().members[member].replica = Some(ManuallyDrop::new(replica)),
+            Ok(replica) => {
+                let mut state = self.state();
+                let m = &mut state.members[member];
+                // What flipped did no harm.
+                (m.replica, m.flipped) = (Some(ManuallyDrop::new(replica)), false);
+            }
             Err(error) => {
                 kernel.note(&self.name(member), || format!("can't start: {error}"));
                 if matches!(error, RsmError::Log(_)) {
@@ -405,16 +414,24 @@ impl Cluster {
         }
     }
 
-    /// From now on the node may end by itself, or not.
-    pub fn set_may_exit(&self, member: usize, may: bool) {
-        self.state().members[member].may_exit = may;
+    /// A tester begins to set a breakpoint.
+    pub fn tester_begins(&self, member: usize) {
+        self.state().members[member].testers += 1;
+    }
+
+    /// A tester has set a breakpoint, or given up.
+    pub fn tester_ends(&self, member: usize, set: bool) {
+        let mut state = self.state();
+        let m = &mut state.members[member];
+        m.testers -= 1;
+        m.may_exit |= set;
     }
 
     /// Whether the node may end by itself.
     pub fn may_exit(&self, member: usize) -> bool {
         let state = self.state();
         let m = &state.members[member];
-        m.may_exit || m.disk_fails || m.flipped
+        m.may_exit || m.disk_fails || m.flipped || m.testers > 0
     }
 
     /// From now on the node's disk fails, or not any more.

@@ -343,6 +343,9 @@ fn conclude(totals: &Totals, settings: &Settings, took: Duration) -> ExitCode {
 
 fn canaries(names: &[String], arguments: &Arguments) -> ExitCode {
     let chosen = |canary: &&Canary| names.is_empty() || names.iter().any(|name| canary.name.starts_with(name.as_str()));
+    if CANARIES.iter().find(chosen).is_none() {
+        return wrong("no known mistake has such a name");
+    }
     let mut survivors = Vec::new();
     for canary in CANARIES.iter().filter(chosen) {
         let began = now();

@@ -43,7 +43,7 @@ pub use objects::{NetPoll, NetPort, NetStream};
 /// Bytes of one direction that are unread, under way or arrived.
 pub const WINDOW: usize = 256 << 10;
 /// An end whose bytes aren't acknowledged for so long gives the connection up. (Linux takes 15 minutes.)
-pub const STALL_TIME_OUT: Duration = Duration::from_secs(15);
+pub const STALL_TIME_OUT: Duration = Duration::from_secs(8);
 /// An attempt to connect that isn't answered for so long fails. It counts from when the network is first found cut.
 pub const CONNECT_TIME_OUT: Duration = Duration::from_secs(60);
 /// Connections that a listener holds for its owner.

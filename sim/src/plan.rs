@@ -110,8 +110,8 @@ impl Plan {
         Plan {
             nodes: node_count,
             clients: 2 + dice.below(3) as usize,
-            threads: 1 + dice.below(2) as usize,
-            keys: 1 + dice.below(4),
+            threads: [1, 1, 2, 2, 5][dice.below(5) as usize],
+            keys: [1, 2, 3, 4, 20][dice.below(5) as usize],
             pace: Duration::from_millis([150, 400, 1000, 2500][dice.below(4) as usize]),
             fault_time: dice.between(Duration::from_secs(4), Duration::from_secs(15)),
             rough_start: dice.one_in(4),

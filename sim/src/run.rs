@@ -34,6 +34,10 @@ use crate::world::World;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A run that isn't over by then hangs.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Faults go on until so many requests were acknowledged meanwhile, but not for ever; and a breath is so long at most.
+const REQUESTS_UNDER_FAULTS: u64 = 100;
+const MAX_FAULT_TIME: Duration = Duration::from_secs(40);
+const BREATH: Duration = Duration::from_secs(6);
 /// How long the director waits for the first nodes to join before faults begin.
 const START: Duration = Duration::from_secs(20);
 /// Requests that a run acknowledges at least.
@@ -219,14 +223,19 @@ impl Director {
     fn faults(&mut self) {
         let plan = self.cluster.plan().clone();
         let acted: Vec<Fault> = plan.faults.iter().copied().filter(|fault| !is_passive(*fault)).collect();
-        let end = self.kernel.now() + plan.fault_time;
+        let (end, latest) = (self.kernel.now() + plan.fault_time, self.kernel.now() + MAX_FAULT_TIME);
         loop {
             let pause = self.dice.between(Duration::ZERO, plan.pace * 2);
-            if self.kernel.now() + pause >= end {
-                sleep(end - self.kernel.now());
+            let busy = self.cluster.oracles().acknowledged() >= REQUESTS_UNDER_FAULTS;
+            if self.kernel.now() + pause >= if busy { end } else { latest } || self.state_is_lost() {
                 return;
             }
             sleep(pause);
+            if self.dice.one_in(2) {
+                // A fault only counts if it hits something: the service gets to work in between.
+                let wanted = self.cluster.oracles().acknowledged() + self.dice.below(40);
+                self.wait(BREATH, |cluster| cluster.oracles().acknowledged() >= wanted);
+            }
             if let Some(fault) = self.dice.pick(&acted).copied() {
                 self.inject(fault);
             }
@@ -434,10 +443,7 @@ impl Director {
         let Some(victim) = self.a_victim() else { return };
         let what = self.dice.below(6);
         match what {
-            0..4 => {
-                self.cluster.set_may_exit(victim, true);
-                self.cluster.set_doomed(victim, true);
-            }
+            0..4 => self.cluster.set_doomed(victim, true),
             _ => {
                 let (cluster, spell) = (self.cluster.clone(), self.spell());
                 self.kernel.after(spell, move || repair(&cluster, victim));
@@ -448,13 +454,20 @@ impl Director {
             4 => "fault: lab partition",
             _ => "fault: cut from members",
         });
+        let cluster = self.cluster.clone();
+        if what < 4 {
+            cluster.tester_begins(victim);
+        }
         tell_tester(&self.cluster, victim, move |client| {
             let patience = Duration::from_secs(2);
-            let _ = match what {
-                0..4 => client.call(BREAKPOINT, (what as i32 + 1,), patience),
-                4 => client.call(NET_REPAIR, (0,), patience),
-                _ => client.call(CUT_MEMBERS, (0,), patience),
-            };
+            match what {
+                0..4 => {
+                    let answer = client.call(BREAKPOINT, (what as i32 + 1,), patience);
+                    cluster.tester_ends(victim, answer.map_or_else(|error| error.may_have_executed(), |_| true));
+                }
+                4 => drop(client.call(NET_REPAIR, (0,), patience)),
+                _ => drop(client.call(CUT_MEMBERS, (0,), patience)),
+            }
         });
     }
 

@@ -11,6 +11,9 @@ use crate::net::frames::procedure;
 const LONGEST_HIT: usize = 256 << 10;
 /// Requests of a connection whose procedure is remembered for the reply's name.
 const REMEMBERED: usize = 1024;
+/// A delayed frame, or its copy, comes later by up to one of these, in microseconds: some when the caller has long given up
+/// and asked again.
+const LATE: [u64; 5] = [1_000, 10_000, 100_000, 2_000_000, 10_000_000];
 /// A reordered frame waits so long for the next one.
 const LONGEST_REORDERING: Duration = Duration::from_millis(50);
 
@@ -96,14 +99,14 @@ impl Inner {
                 if self.kernel.chance(512) {
                     self.enqueue(number, side, Kind::Data(frame.bytes, Some(frame.info)));
                 } else {
-                    let most = micros([1_000, 10_000, 100_000, 2_000_000][self.kernel.below(4) as usize]);
+                    let most = micros(LATE[self.kernel.below(LATE.len() as u64) as usize]);
                     let pause = self.kernel.between(later, most);
                     self.put_off(number, side, frame, pause);
                 }
                 true
             }
             Fate::Delay => {
-                let most = micros([1_000, 10_000, 100_000, 2_000_000][self.kernel.below(4) as usize]);
+                let most = micros(LATE[self.kernel.below(LATE.len() as u64) as usize]);
                 let pause = self.kernel.between(later, most);
                 self.put_off(number, side, frame, pause);
                 false
