@@ -468,6 +468,10 @@ impl Director {
                 4 => drop(client.call(NET_REPAIR, (0,), patience)),
                 _ => drop(client.call(CUT_MEMBERS, (0,), patience)),
             }
+            // The node may only have listened when everything was healed already.
+            if cluster.phase() != Phase::Faults {
+                repair(&cluster, victim);
+            }
         });
     }
 
