@@ -11,6 +11,8 @@ pub enum Event {
         /// Which one.
         peer: String,
     },
+    /// The members are asked whether they are well, before one is removed.
+    Probing,
     /// The heartbeater proposes a view without a member.
     Removing {
         /// The view that it is a member of.

@@ -100,6 +100,7 @@ impl Heartbeater {
         }
         // The first whose removal leaves a majority that is well: else the next death would end the service.
         let asked = now();
+        observe(|| Event::Probing);
         let leaves =
             |detector: &FailureDetector| suspects.iter().find(|(name, _)| detector.leaves_majority(name, asked));
         config.probe(|detector, _| leaves(detector).is_some());

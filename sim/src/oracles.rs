@@ -7,6 +7,7 @@
 //! | `decided-unchosen` | a value is decided that no majority has voted for | Paxos |
 //! | `voted-ahead` | a node votes in another instance than the one after its last | S7 |
 //! | `numbers-crawl` | a number doesn't double after a rejection | L2 |
+//! | `unguarded-removal` | a member is removed though no majority of the rest has just answered | 7 |
 //! | `round-alone` | a node begins rounds though no majority answers it | L2 |
 //! | `no-back-off` | a node whose removal or view came to nothing tries again without the pause | H11 |
 //! | `needless-removal` | a member is to go for being behind a view that is younger than its patience | 7, L1 |
@@ -192,7 +193,7 @@ impl State {
             self.rounds.entry(node.to_owned()).or_default().paxos(&self.views, node, event, now)?;
         }
         if let Some(event) = event.downcast_ref() {
-            self.rounds.entry(node.to_owned()).or_default().config(event, now)?;
+            self.rounds.entry(node.to_owned()).or_default().config(&self.views, node, event, now)?;
         }
         if let Some(event) = event.downcast_ref() {
             if let yfs_rsm::events::Event::ViewCommitted { vid, members } = event {

@@ -30,6 +30,8 @@ const MAX_DOUBLINGS: u32 = 16;
 pub(super) struct Rounds {
     /// When each peer answered last.
     answered: BTreeMap<String, Instant>,
+    /// When it last began to ask who is well.
+    probing: Option<Instant>,
     /// The last view it knows, and since when.
     view: Option<(Instance, Instant)>,
     /// How often it was rejected in an instance.
@@ -89,8 +91,20 @@ impl Rounds {
     }
 
     /// Config reports.
-    pub(super) fn config(&mut self, event: &Event, now: Instant) -> Result<(), Violation> {
+    pub(super) fn config(&mut self, views: &Views, node: &str, event: &Event, now: Instant) -> Result<(), Violation> {
+        if let Event::Removing { vid, member, .. } = event
+            && let Some(view) = views.voters(vid.0 + 1)
+        {
+            let rest: Vec<&String> = view.members().iter().filter(|name| *name != member).collect();
+            let answers = |name: &String| name == node || self.answered.get(name).copied() >= self.probing;
+            let well = rest.iter().filter(|name| answers(name)).count();
+            if self.probing.is_none() || 2 * well <= rest.len() {
+                let what = format!("{member} is to leave view {vid}, and {well} of {rest:?} have answered just now");
+                return Err(("unguarded-removal", what));
+            }
+        }
         match event {
+            Event::Probing => self.probing = Some(now),
             Event::Answered { peer } => drop(self.answered.insert(peer.clone(), now)),
             // It is behind the view that the proposer is in: for so long, so that view is as old.
             Event::Removing { vid, member, reason: Reason::Behind } => {

@@ -427,7 +427,7 @@ impl Proposing {
     }
 
     fn config(&mut self, millis: u64, event: &Config) -> Result<(), &'static str> {
-        self.rounds.config(event, at(millis)).map_err(|found| found.0)
+        self.rounds.config(&self.views, "a", event, at(millis)).map_err(|found| found.0)
     }
 
     fn answers(&mut self, millis: u64, peer: &str) {
@@ -498,12 +498,31 @@ fn nobody_is_removed_for_being_behind_a_young_view() {
         // What a log says again is no other view.
         let again = Paxos::Restored { values: vec![(1, value(&["a", "b", "c"]))], promised: None, accepted: None };
         assert_eq!(a.paxos(millis, &again), Ok(()));
+        assert_eq!(a.config(millis, &Config::Probing), Ok(()));
+        assert_eq!(a.config(millis, &Config::Answered { peer: "c".to_owned() }), Ok(()));
         a.config(millis, &Config::Removing { vid: ViewId(vid), member: "b".to_owned(), reason })
     };
     assert_eq!(removing(11_799, 1, Reason::Behind), Err("needless-removal"));
     assert_eq!(removing(11_800, 1, Reason::Behind), Ok(()));
     assert_eq!(removing(10_100, 1, Reason::Refused), Ok(()));
     assert_eq!(removing(10_100, 0, Reason::Behind), Ok(()), "it hasn't heard of its own next view");
+}
+
+#[test]
+fn nobody_is_removed_unless_a_majority_of_the_rest_has_just_answered() {
+    let removing = |answered: &str| {
+        let mut a = Proposing::new();
+        assert_eq!(a.config(10_100, &Config::Probing), Ok(()));
+        assert_eq!(a.config(10_150, &Config::Answered { peer: answered.to_owned() }), Ok(()));
+        a.config(10_200, &Config::Removing { vid: ViewId(1), member: "b".to_owned(), reason: Reason::Asked })
+    };
+    assert_eq!(removing("c"), Ok(()));
+    assert_eq!(removing("b"), Err("unguarded-removal"), "the one that goes doesn't count");
+    let mut a = Proposing::new();
+    assert_eq!(a.config(10_050, &Config::Answered { peer: "c".to_owned() }), Ok(()));
+    assert_eq!(a.config(10_100, &Config::Probing), Ok(()));
+    let removal = Config::Removing { vid: ViewId(1), member: "b".to_owned(), reason: Reason::Asked };
+    assert_eq!(a.config(10_200, &removal), Err("unguarded-removal"), "it answered before it was asked");
 }
 
 #[test]
