@@ -266,6 +266,17 @@ impl Cluster {
         true
     }
 
+    /// A node that has no view, and joins through one that isn't a member any more, never finds the service: its operator
+    /// names it another one.
+    pub fn redirect(&self, member: usize) {
+        let (_, view) = self.0.oracles.latest_view();
+        let lost = self.view_on_disk(member).0 == 0 && !view.contains(&self.state().members[member].first);
+        if let Some(other) = view.first().filter(|_| lost) {
+            self.kill(member, Kill::Process);
+            self.state().members[member].first = other.clone();
+        }
+    }
+
     /// What the program `lock_server` does.
     fn main_of(&self, member: usize) {
         let (first, me) = {

@@ -635,6 +635,7 @@ impl Director {
         self.cluster.world().net.heal_all();
         for member in 0..self.cluster.len() {
             self.cluster.set_out(member, false);
+            self.cluster.redirect(member);
             self.cluster.start(member);
         }
         self.cluster.stop_clients();
