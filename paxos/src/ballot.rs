@@ -79,7 +79,10 @@ impl Ballot {
                 self.promised.insert(from.to_owned());
                 if let Some(value) = value
                     && !rt::probe::weakened("mutant-nothing-inherited")
-                    && self.inherited.as_ref().is_none_or(|(n, _)| *n < res.n_a)
+                    && self
+                        .inherited
+                        .as_ref()
+                        .is_none_or(|(n, _)| (*n < res.n_a) != rt::probe::weakened("mutant-lowest-inherited"))
                 {
                     self.inherited = Some((res.n_a, value));
                 }

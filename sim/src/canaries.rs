@@ -110,6 +110,13 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-any-answer-accepts", "mutant", "whatever an acceptor answers to accept counts as a vote"),
     // A proposer dies, or is cut off, after a vote for its value: wrong-proposal.
     canary("mutant-nothing-inherited", "mutant", "a proposer ignores what acceptors have accepted before"),
+    // Two proposers die or are cut off, one after the other, each after votes for another value: wrong-proposal.
+    Canary {
+        seeds: 5000,
+        ..canary("mutant-lowest-inherited", "mutant", "a proposer takes over the value accepted first, not last")
+    },
+    // A write or sync fails: answered-after-error.
+    canary("mutant-disk-error-ignored", "mutant", "an error of the disk is ignored"),
     // Two proposers at once: vote-forgotten.
     canary("mutant-promise-unchecked", "mutant", "an acceptor accepts below its promise"),
     // A node restarts between a promise and the view that follows: vote-forgotten.

@@ -21,6 +21,7 @@ use crate::dice::Dice;
 use crate::disk::DiskFaults;
 use crate::kernel::Death;
 use crate::masks::Masks;
+use crate::net::LinkState;
 use crate::oracles::Oracles;
 use crate::plan::Plan;
 use crate::service::{Client, Replica, Service};
@@ -83,6 +84,8 @@ struct State {
     phase: Phase,
     stop_clients: bool,
     dice: Dice,
+    /// Directions that are cut, and until when.
+    cuts: BTreeMap<(IpAddr, IpAddr), Instant>,
     requests: BTreeMap<u64, (String, Instant)>,
     next_request: u64,
     completed: u64,
@@ -128,6 +131,7 @@ impl Cluster {
             phase: Phase::Faults,
             stop_clients: false,
             dice: dice.fork(),
+            cuts: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_request: 0,
             completed: 0,
@@ -466,6 +470,25 @@ impl Cluster {
             m.host
         };
         self.world().disks.heal(host);
+    }
+
+    /// Cuts a direction between two machines, at least until then.
+    pub fn cut(&self, from: IpAddr, to: IpAddr, until: Instant) {
+        let mut state = self.state();
+        let end = state.cuts.entry((from, to)).or_insert(until);
+        *end = until.max(*end);
+        drop(state);
+        self.world().net.set_link(from, to, LinkState::Cut);
+    }
+
+    /// Ends a cut, unless another one goes on.
+    pub fn end_cut(&self, from: IpAddr, to: IpAddr) {
+        let mut state = self.state();
+        if state.cuts.get(&(from, to)).is_some_and(|until| *until <= self.world().kernel.now()) {
+            state.cuts.remove(&(from, to));
+            drop(state);
+            self.world().net.set_link(from, to, LinkState::Open);
+        }
     }
 
     /// The node is going to die.

@@ -111,6 +111,8 @@ struct Machine {
     files: BTreeMap<u64, Content>,
     /// The file of each open handle.
     open: BTreeMap<u64, u64>,
+    /// Its processes were told of an error.
+    failed: bool,
 }
 
 /// Names get a file or lose it, all at once.
@@ -378,6 +380,7 @@ impl Machine {
 
     fn close_all(&mut self) {
         self.open.clear();
+        self.failed = false;
         self.files.values_mut().for_each(|content| content.locked_by = None);
     }
 }
@@ -393,6 +396,12 @@ impl Inner {
         let machine = self.machines.entry(handle.host).or_default();
         let content = machine.open.get(&handle.number).and_then(|file| machine.files.get_mut(file));
         content.map(|content| (content, &machine.faults)).ok_or_else(|| io::Error::other("closed with its process"))
+    }
+
+    fn failed(&mut self, handle: &OpenFile) {
+        if let Some(machine) = self.machines.get_mut(&handle.host) {
+            machine.failed = true;
+        }
     }
 }
 
@@ -543,6 +552,7 @@ impl Disks {
             } else {
                 machine.sync_names(&path, number);
             }
+            machine.failed |= failed;
             machine.collect();
             failed
         });
@@ -626,6 +636,11 @@ impl Disks {
         let inner = self.inner();
         let machine = inner.machines.get(&host);
         machine.is_some_and(|machine| machine.files.values().any(|content| !content.unsynced.is_empty()))
+    }
+
+    /// Whether a process that runs on this machine was told of an error of its disk.
+    pub fn has_failed(&self, host: IpAddr) -> bool {
+        self.inner().machines.get(&host).is_some_and(|machine| machine.failed)
     }
 
     /// A machine's disk is lost, and replaced by an empty one, without folders even. What is open is closed.
@@ -717,8 +732,9 @@ impl File for OpenFile {
             let at = content.written.len();
             content.change(What::Bytes { at, bytes: bytes.get(..there).unwrap_or_default().to_vec() });
         }
-        drop(inner);
         let Some((counter, kind)) = fault else { return Ok(()) };
+        inner.failed(self);
+        drop(inner);
         kernel.count(counter);
         self.disks.tell(|| format!("{counter}: {}, {there} of {} bytes", self.name.display(), bytes.len()));
         Err(io::Error::new(kind, "injected: write"))
@@ -742,7 +758,11 @@ impl File for OpenFile {
             } else {
                 content.sync(number);
             }
-            (failed, content.durable.len())
+            let length = content.durable.len();
+            if failed {
+                inner.failed(self);
+            }
+            (failed, length)
         };
         self.disks.synced(failed, || format!("{}, {length} bytes", self.name.display()))
     }
@@ -753,6 +773,7 @@ impl File for OpenFile {
         let mut inner = self.disks.inner();
         let (content, faults) = inner.opened(self)?;
         if kernel.chance(faults.write_errors) {
+            inner.failed(self);
             drop(inner);
             kernel.count(WRITE_ERROR);
             self.disks.tell(|| format!("{WRITE_ERROR}: {}, length not set", self.name.display()));

@@ -14,6 +14,7 @@
 //! | `view-step` | a view differs from the one before by more than one name | 6 |
 //! | `view-order` | a node skips a view, or goes back to one | 1 |
 //! | `vote-forgotten` | a promise, vote or value that was on a disk is gone or taken back, though the disk isn't lost | 6, H5 |
+//! | `answered-after-error` | a node goes on voting though it was told that its disk has failed | H5 |
 //! | `two-services` | a second first view | 3, S6 |
 //! | `two-primaries` | two nodes serve in one view, or one does twice | H1 |
 //! | `wrong-primary` | who serves isn't the first name of the view | |
@@ -106,13 +107,18 @@ impl Oracles {
     }
 
     /// Something has happened at a node; see [`crate::world::Observer`]. Ends the run if it must not have.
-    pub fn observe(&self, node: &Node, event: &dyn Any) {
+    /// `disk_failed`: its process was told of an error of its disk before.
+    pub fn observe(&self, node: &Node, event: &dyn Any, disk_failed: bool) {
         let violation = {
             let mut state = self.state();
             if state.over {
                 return;
             }
-            let violation = state.take(node.name(), event, self.kernel.now()).err();
+            let lies = disk_failed && paxos::is_durable(event);
+            let violation = match state.take(node.name(), event, self.kernel.now()) {
+                Ok(()) if lies => Some(("answered-after-error", "its disk has failed, and it goes on".to_owned())),
+                taken => taken.err(),
+            };
             state.over = violation.is_some();
             state.cut_short = violation.as_ref().is_some_and(|(check, _)| self.is_masked(check));
             violation

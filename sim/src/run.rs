@@ -28,7 +28,7 @@ use crate::net::{Conditions, LinkState};
 use crate::oracles::Oracles;
 use crate::plan::{Fault, Plan};
 use crate::service::Service;
-use crate::world::World;
+use crate::world::{World, host_of};
 
 /// How long a request may take once a majority is well, and how long all nodes may take to come together.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -113,9 +113,11 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
     }
     let unique = service.unique_requests();
     let oracles = Oracles::new(kernel.clone(), &settings.masks, unique);
-    let observer = oracles.clone();
-    let world = World::new(kernel.clone())
-        .with_observer(Arc::new(move |node, event| observer.observe(node, event)))
+    let (observer, world) = (oracles.clone(), World::new(kernel.clone()));
+    let disks = world.disks.clone();
+    let disk_failed = move |node: &Node| host_of(node).is_some_and(|host| disks.has_failed(host));
+    let world = world
+        .with_observer(Arc::new(move |node, event| observer.observe(node, event, disk_failed(node))))
         .with_mistake(settings.mistake);
     // A sector is written or not: what a crash leaves of the last append is a beginning of it, or zeros behind that.
     world.disks.set_tearing(Tearing { zeros: 256, garbage: 0 });
@@ -362,15 +364,13 @@ impl Director {
 
     /// Cuts directions between machines for a while.
     fn cut(&mut self, links: &[(IpAddr, IpAddr)], spell: Duration) {
-        let net = self.cluster.world().net.clone();
-        for (from, to) in links {
-            net.set_link(*from, *to, LinkState::Cut);
-        }
+        let until = self.kernel.now() + spell;
+        links.iter().for_each(|(from, to)| self.cluster.cut(*from, *to, until));
         let (links, cluster) = (links.to_vec(), self.cluster.clone());
         self.kernel.after(spell, move || {
             // Later everything has been healed, and other links may be cut.
             if cluster.phase() == Phase::Faults {
-                links.iter().for_each(|(from, to)| net.set_link(*from, *to, LinkState::Open));
+                links.iter().for_each(|(from, to)| cluster.end_cut(*from, *to));
             }
         });
     }
@@ -427,9 +427,11 @@ impl Director {
 
     fn disk_trouble(&mut self) {
         let Some(victim) = self.a_victim() else { return };
+        // Now and then, or the next time for sure.
+        let odds = if self.dice.one_in(2) { 1024 } else { 1 + self.dice.below(200) };
         let faults = match self.dice.below(4) {
-            0 => DiskFaults { write_errors: 1 + self.dice.below(200), ..DiskFaults::default() },
-            1 => DiskFaults { sync_errors: 1 + self.dice.below(200), ..DiskFaults::default() },
+            0 => DiskFaults { write_errors: odds, ..DiskFaults::default() },
+            1 => DiskFaults { sync_errors: odds, ..DiskFaults::default() },
             2 => DiskFaults { full: true, ..DiskFaults::default() },
             _ => DiskFaults { slow: true, ..DiskFaults::default() },
         };

@@ -1,8 +1,9 @@
 //! Mutual exclusion, seen at the API of lock clients.
 //!
 //! A user (a thread of a client) holds a lock from the return of acquire to the call of release: no two may at once, which
-//! is looked at all the time. What users did is kept, and at the end of a run a search of another kind
-//! ([`crate::linear`]) looks at the whole.
+//! is looked at all the time. What a lock protects stays cached at a client until it is told to write it back: it has to
+//! be told before anybody else gets the lock, and while none of its own users has it. What users did is kept, and at the
+//! end of a run a search of another kind ([`crate::linear`]) looks at the whole.
 
 use std::collections::BTreeMap;
 #[expect(clippy::disallowed_types, reason = "of the simulator; it is never held across a switch")]
@@ -15,6 +16,9 @@ use crate::linear::{History, LockKind, LockOp, check_locks};
 
 /// Steps of the search for each lock; a run takes some thousands.
 const STEPS: u64 = 1_000_000;
+
+/// Users of a client: their numbers begin with so many times the client's.
+pub const USERS: u32 = 16;
 
 /// What a user does to a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub struct Begun(usize);
 struct Book {
     operations: History<Operation>,
     holders: BTreeMap<u64, u32>,
+    /// The clients that cache what a lock protects.
+    caches: BTreeMap<u64, u32>,
     /// The operations that wait for a lock.
     waiting: BTreeMap<usize, ()>,
 }
@@ -106,9 +112,15 @@ impl LockOracle {
         let mut book = self.book();
         let Operation { user, lock, .. } = book.operations.calls()[asked.0].op;
         let before = book.holders.insert(lock, user);
+        let cached = book.caches.insert(lock, user / USERS);
         drop(book);
         if let Some(before) = before {
             self.kernel.find(format!("two-holders: lock {lock} is granted to user {user} while user {before} has it"));
+        }
+        if let Some(other) = cached.filter(|client| *client != user / USERS) {
+            self.kernel.find(format!(
+                "not-written-back: lock {lock} is granted to user {user}, and client {other} wasn't told to write back"
+            ));
         }
     }
 
@@ -126,6 +138,28 @@ impl LockOracle {
     /// Release has returned.
     pub fn released(&self, releasing: Begun) {
         self.end(&releasing, Outcome::Done);
+    }
+
+    /// A client has been told to write back what a lock protects, and has done so.
+    pub fn written_back(&self, client: u32, lock: u64) {
+        let mut book = self.book();
+        let holder = book.holders.get(&lock).copied();
+        let cached = book.caches.remove(&lock);
+        drop(book);
+        if let Some(user) = holder {
+            self.kernel.find(format!("back-in-use: client {client} gives lock {lock} back while user {user} has it"));
+        }
+        if cached != Some(client) {
+            self.kernel.find(format!("back-unused: client {client} writes lock {lock} back, which {cached:?} caches"));
+        }
+    }
+
+    /// A client has ended, and says that all its locks went back.
+    pub fn closed(&self, client: u32) {
+        let left = self.book().caches.iter().find(|(_, cached)| **cached == client).map(|(lock, _)| *lock);
+        if let Some(lock) = left {
+            self.kernel.find(format!("not-written-back: client {client} ended with lock {lock} cached"));
+        }
     }
 
     /// Who holds which lock: lock and user.
@@ -230,6 +264,52 @@ mod tests {
         oracle.granted(one);
         oracle.granted(two);
         assert!(kernel.report().finding.is_some_and(|finding| finding.starts_with("two-holders: lock 7")));
+    }
+
+    #[test]
+    fn a_lock_is_written_back_before_another_client_has_it() {
+        let finding = |writes_back: bool| {
+            let (kernel, oracle) = oracle();
+            for user in [1, 2, USERS] {
+                let asked = oracle.asked(user, 7);
+                if user == USERS && writes_back {
+                    oracle.written_back(0, 7);
+                }
+                oracle.granted(asked);
+                let releasing = oracle.releasing(user, 7);
+                oracle.released(releasing);
+            }
+            oracle.closed(2);
+            kernel.report().finding
+        };
+        assert_eq!(finding(true), None);
+        assert!(finding(false).is_some_and(|finding| finding.starts_with("not-written-back: lock 7")));
+    }
+
+    #[test]
+    fn a_lock_is_not_written_back_while_somebody_has_it_nor_by_others() {
+        for (client, wrong) in [(0, "back-in-use: "), (1, "back-unused: ")] {
+            let (kernel, oracle) = oracle();
+            let asked = oracle.asked(3, 7);
+            oracle.granted(asked);
+            if client == 1 {
+                let releasing = oracle.releasing(3, 7);
+                oracle.released(releasing);
+            }
+            oracle.written_back(client, 7);
+            assert!(kernel.report().finding.is_some_and(|finding| finding.starts_with(wrong)));
+        }
+    }
+
+    #[test]
+    fn a_client_does_not_end_with_a_cache() {
+        let (kernel, oracle) = oracle();
+        let asked = oracle.asked(3, 7);
+        oracle.granted(asked);
+        let releasing = oracle.releasing(3, 7);
+        oracle.released(releasing);
+        oracle.closed(0);
+        assert!(kernel.report().finding.is_some_and(|finding| finding.starts_with("not-written-back: client 0")));
     }
 
     #[test]

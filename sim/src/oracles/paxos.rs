@@ -2,6 +2,7 @@
 //!
 //! Votes count for ever, also those of a node that has lost its disk since: what was chosen is chosen.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 
 use yfs_paxos::events::Event;
@@ -162,6 +163,12 @@ impl Views {
             known => Err(("two-values", format!("view {vid} is {members:?} here, decided is {known:?}"))),
         }
     }
+}
+
+/// Whether this says that something is on a disk that was to be written.
+pub(super) fn is_durable(event: &dyn Any) -> bool {
+    let written = |event| matches!(event, &Event::Promised { .. } | &Event::Accepted { .. } | &Event::Committed { .. });
+    event.downcast_ref().is_some_and(written)
 }
 
 pub(super) fn take(views: &mut Views, votes: &mut Votes, node: &str, event: &Event) -> Result<(), Violation> {

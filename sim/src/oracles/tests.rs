@@ -70,7 +70,7 @@ impl Run {
     }
 
     fn see(&self, node: &str, event: &dyn Any) {
-        self.oracles.observe(&Node::new(node), event);
+        self.oracles.observe(&Node::new(node), event, false);
     }
 
     fn start(&self, node: &str) {
@@ -878,4 +878,14 @@ fn windows_keep_what_the_client_waits_for() {
     run.see("a", &admitted(2, 7, 7, 1));
     run.see("a", &replies(3));
     run.finds("window-bounds");
+}
+
+#[test]
+fn who_was_told_of_an_error_of_its_disk_says_nothing_more() {
+    let run = Run::of_three();
+    run.promise(&["a", "b"], 4, 1);
+    run.is_well();
+    let vote = Paxos::Accepted { instance: 4, n: number(1), value: value(&["a", "b"]) };
+    run.oracles.observe(&Node::new("b"), &vote, true);
+    run.finds("answered-after-error");
 }
