@@ -41,13 +41,13 @@ impl Masks {
     /// Masks these; `all` and `none` mean what they say.
     ///
     /// # Errors
-    /// The name that isn't known.
+    /// The name that isn't known, or that `none` contradicts.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let mut masks = BTreeSet::new();
+        let (mut masks, mut none) = (BTreeSet::new(), false);
         for name in names {
             match name {
                 "all" => masks.extend(KNOWN_OPEN.iter().map(|open| open.name)),
-                "none" => {}
+                "none" => none = true,
                 _ => {
                     let open = KNOWN_OPEN.iter().find(|open| open.name == name);
                     masks
@@ -55,7 +55,7 @@ impl Masks {
                 }
             }
         }
-        Ok(Masks(masks))
+        if none && !masks.is_empty() { Err("none contradicts the other names".to_owned()) } else { Ok(Masks(masks)) }
     }
 
     /// Masks all that is known.

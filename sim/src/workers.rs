@@ -122,7 +122,9 @@ fn run_worker(state: &Mutex<State>, job: &Job, range: Range<u64>) -> io::Result<
     let mut command = Command::new(program);
     command.args(arguments).arg("--worker").arg(range.start.to_string()).arg((range.end - range.start).to_string());
     if job.until < Instant::NEVER {
-        command.arg("--time").arg((job.until - now()).as_secs_f64().ceil().to_string());
+        let left = job.until - now();
+        let seconds = left.as_secs().saturating_add(u64::from(left.subsec_nanos() > 0));
+        command.arg("--time").arg(seconds.to_string());
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let why = child.stderr.take().map(Why::of).transpose()?;

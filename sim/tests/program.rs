@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "files that the program reads and writes")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -22,6 +23,15 @@ fn status(output: &Output) -> i32 {
 
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A device that takes nothing.
+fn full() -> fs::File {
+    fs::OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
 #[test]
@@ -69,8 +79,14 @@ fn regressions_are_replayed() {
     for (line, why) in [("x", "invalid value 'x'"), ("1 --only gremlins", "gremlins"), ("1 --known-open no", "name no")]
     {
         let output = run(line);
-        let error = String::from_utf8(output.stderr.clone()).unwrap();
+        let error = stderr(&output);
         assert!(status(&output) == 2 && error.contains(line) && error.contains(why), "{error}");
+    }
+    for text in ["", "# none yet\n\n  # 3\n"] {
+        let output = run(text);
+        let error = stderr(&output);
+        assert!(status(&output) == 2 && error.contains("there is no seed in it"), "{error}");
+        assert!(output.stdout.is_empty());
     }
 }
 
@@ -82,9 +98,26 @@ fn a_finding_is_told_with_its_seed() {
     assert_eq!(status(&output), 1, "{text}");
     let found = text.lines().find_map(|line| line.strip_prefix("FOUND: seed ")).unwrap();
     let (seed, finding) = found.split_once(": ").unwrap();
-    let replay = sim(&["--seed", seed, "--nodes", "3", "--mistake", "H7-retry-grants"]).output().unwrap();
-    assert_eq!(status(&replay), 1);
-    assert!(stdout(&replay).ends_with(&format!("FOUND: {finding}\n")));
+    let mut replay = sim(&["--seed", seed, "--nodes", "3", "--mistake", "H7-retry-grants"]);
+    let told = replay.output().unwrap();
+    assert_eq!(status(&told), 1);
+    assert!(stdout(&told).ends_with(&format!("FOUND: {finding}\n")));
+    let untold = replay.stdout(full()).output().unwrap();
+    assert_eq!(status(&untold), 2);
+    assert!(stderr(&untold).contains(&format!("FOUND: {finding}\n")), "{}", stderr(&untold));
+}
+
+#[test]
+fn a_result_is_told_though_the_reader_of_the_trace_is_gone() {
+    let mut child = sim(&["--seed", "3"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    // As head -1 does.
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = stderr(&output);
+    assert!(line.contains("3: Plan"), "{line}");
+    assert!(error.starts_with("seed 3: ") && error.contains(", hash "), "{error}");
+    assert!(status(&output) == 2 && error.contains("standard output can't be written"), "{error}");
 }
 
 #[test]
@@ -92,18 +125,25 @@ fn a_wrong_command_line_is_told_so() {
     for (arguments, why) in [
         (&[][..], "say what to do"),
         (&["--seeds", "many"], "invalid value 'many'"),
+        (&["--seeds", "0"], "invalid value '0'"),
+        (&["--verify-determinism", "0"], "invalid value '0'"),
         (&["--seeds", "5", "--seed", "5"], "cannot be used with"),
+        (&["--seeds", "5", "--start", "18446744073709551614"], "there are no 5 seeds from 18446744073709551614 on"),
+        (&["--verify-determinism", "1", "--start", "18446744073709551615"], "there are no 1 seeds"),
+        (&["--canaries", "--start", "18446744073709551615"], "there are no "),
         (&["--seeds", "5", "--jobs", "0"], "--jobs"),
         (&["--seeds", "5", "--nodes", "0..3"], "a range of 1..7"),
         (&["--seeds", "5", "--nodes", "5..3"], "a range of 1..7"),
         (&["--seeds", "5", "--only", "gremlins"], "possible values"),
         (&["--seeds", "5", "--known-open", "everything"], "under the name everything"),
+        (&["--seeds", "5", "--known-open", "none,H4"], "none contradicts the other names"),
+        (&["--seeds", "5", "--known-open", "all", "--known-open", "none"], "none contradicts the other names"),
         (&["--seeds", "5", "--mistake", "unheard-of"], "there is no such mistake"),
         (&["--regressions", "/no/such/file"], "/no/such/file: "),
         (&["--frobnicate"], "--frobnicate"),
     ] {
         let output = sim(arguments).output().unwrap();
-        let error = String::from_utf8(output.stderr.clone()).unwrap();
+        let error = stderr(&output);
         assert_eq!(status(&output), 2, "{arguments:?}: {error}");
         assert!(error.contains(why) && output.stdout.is_empty(), "{arguments:?}: {error}");
     }
@@ -112,8 +152,9 @@ fn a_wrong_command_line_is_told_so() {
 #[test]
 fn nothing_begins_after_the_time() {
     let began = now();
-    // More seeds than can be, or be listed.
-    let output = sim(&["--seeds", "18446744073709551615", "--time", "2", "--jobs", "2"]).output().unwrap();
+    // All that can be; more than can be listed.
+    let seeds = ["--seeds", "18446744073709551615", "--start", "0"];
+    let output = sim(&seeds).args(["--time", "2", "--jobs", "2"]).output().unwrap();
     assert!(began.elapsed() < Duration::from_secs(60));
     let text = stdout(&output);
     assert_eq!(status(&output), 0, "{text}");
@@ -121,18 +162,43 @@ fn nothing_begins_after_the_time() {
 }
 
 #[test]
-fn nobody_has_to_read_what_it_says() {
-    for arguments in [&["--seeds", "2", "--nodes", "3"][..], &["--seed", "3"], &["--help"]] {
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let output = sim(arguments).stdout(full).output().unwrap();
-        let error = String::from_utf8(output.stderr.clone()).unwrap();
-        assert!(output.status.code().is_some() && !error.contains("panicked"), "{arguments:?}: {error}");
+fn the_time_may_be_for_ever() {
+    let output = sim(&["--seeds", "1", "--nodes", "3", "--time", "18446744073709551615"]).output().unwrap();
+    assert_eq!(status(&output), 0, "{}{}", stdout(&output), stderr(&output));
+}
+
+#[test]
+fn a_result_that_nobody_takes_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("seeds");
+    fs::write(&file, "3 --nodes 3\n").unwrap();
+    for (arguments, result) in [
+        (&["--seeds", "2", "--nodes", "3"][..], " 2 seeds in "),
+        (&["--seed", "3"], "seed 3: "),
+        (&["--verify-determinism", "1"], "1 seeds, each run twice: the same"),
+        (&["--canaries", "H7-retry-grants", "--nodes", "3"], "found     H7-retry-grants"),
+        (&["--regressions", file.to_str().unwrap()], "1 seeds of "),
+    ] {
+        let output = sim(arguments).stdout(full()).output().unwrap();
+        let error = stderr(&output);
+        assert_eq!(status(&output), 2, "{arguments:?}: {error}");
+        assert!(error.contains(result) && error.contains("standard output can't be written: "), "{error}");
+        assert!(!error.contains("panicked"), "{arguments:?}: {error}");
         // A reader that is gone, and nobody to complain to.
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut child = sim(arguments).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
+        let mut child = sim(arguments).stdout(Stdio::piped()).stderr(full()).spawn().unwrap();
         drop(child.stdout.take());
-        assert!(child.wait().unwrap().code().is_some_and(|status| status != 101), "{arguments:?}");
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{arguments:?}");
     }
+}
+
+#[test]
+fn help_says_what_each_status_means() {
+    let output = sim(&["--help"]).output().unwrap();
+    let text = stdout(&output);
+    assert!(status(&output) == 0 && text.contains("Exit status: 0 if nothing was found"), "{text}");
+    assert!(!text.contains("--worker"), "{text}");
+    let unread = sim(&["--help"]).stdout(full()).output().unwrap();
+    assert!(!stderr(&unread).contains("panicked"), "{}", stderr(&unread));
 }
 
 /// Sends a signal to a process, or to a group if its number is negative; whether there was any.

@@ -1,0 +1,152 @@
+//! What the command line asks for, and how a worker is told.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use rt::time::{Instant, now};
+use sim::canaries::CANARIES;
+use sim::masks::Masks;
+use sim::plan::Fault;
+use sim::run::Settings;
+use sim::workers;
+
+/// Runs whole clusters of the lock service in one process, under a simulated clock, network and disk, with faults that
+/// follow from a seed, and looks for anything that must not happen.
+#[derive(Parser, Debug)]
+#[command(
+    name = "sim",
+    version,
+    after_help = "\
+Examples:
+  sim --seeds 500                  500 runs, each with another seed
+  sim --seed 17                    one run, with its trace
+  sim --seeds 500 --only crash     with crashes and nothing else
+  sim --canaries                   puts known mistakes back, one by one, and expects to find each
+
+Exit status: 0 if nothing was found, 1 if something was, 2 if the command line is wrong or the result can't be written."
+)]
+pub(crate) struct Arguments {
+    /// Run so many seeds.
+    #[arg(long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: Option<u64>,
+
+    /// Replay one seed, and print its trace, one line an event.
+    #[arg(long, value_name = "S", group = "mode")]
+    pub(crate) seed: Option<u64>,
+
+    /// Run each of N seeds twice, and compare.
+    #[arg(long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) verify_determinism: Option<u64>,
+
+    /// Put known mistakes back, one by one (all, or those whose names begin with NAME), and expect to find each.
+    #[arg(long, value_name = "NAME", num_args = 0.., group = "mode")]
+    pub(crate) canaries: Option<Vec<String>>,
+
+    /// Replay the seeds of a file: one a line, with its options after it.
+    #[arg(long, value_name = "FILE", group = "mode")]
+    pub(crate) regressions: Option<std::path::PathBuf>,
+
+    /// A worker: the first seed, and how many.
+    #[arg(long, num_args = 2, hide = true, group = "mode")]
+    pub(crate) worker: Option<Vec<u64>>,
+
+    /// The first seed.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) start: u64,
+
+    /// How many nodes a service has, drawn for each seed: a number, or a range from 1..7.
+    #[arg(long, value_name = "N..M", default_value = "3..7", value_parser = node_range)]
+    pub(crate) nodes: RangeInclusive<usize>,
+
+    /// How many runs at the same time; the machine's cores by default.
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// Only faults of this class (may be repeated).
+    #[arg(long, value_name = "FAULT", value_enum)]
+    pub(crate) only: Vec<Fault>,
+
+    /// Begin no further run after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) time: Option<u64>,
+
+    /// Which known holes are masked: `all`, `none`, or names with commas between them.
+    #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
+    pub(crate) known_open: Vec<String>,
+
+    /// Put a known mistake back (see --canaries).
+    #[arg(long, value_name = "NAME", value_parser = mistake)]
+    pub(crate) mistake: Option<&'static str>,
+}
+
+impl Arguments {
+    /// How each seed is run.
+    pub(crate) fn settings(&self) -> Result<Settings, String> {
+        Ok(Settings {
+            nodes: self.nodes.clone(),
+            only: self.only.clone(),
+            masks: Masks::named(self.known_open.iter().map(String::as_str))?,
+            mistake: self.mistake,
+            traced: false,
+        })
+    }
+
+    /// So many seeds from the first one on.
+    pub(crate) fn range(&self, count: u64) -> Result<Range<u64>, String> {
+        let end = self.start.checked_add(count);
+        end.map(|end| self.start..end).ok_or_else(|| format!("there are no {count} seeds from {} on", self.start))
+    }
+
+    /// When no further run begins.
+    pub(crate) fn until(&self) -> Instant {
+        self.time.map_or(Instant::NEVER, |seconds| now() + Duration::from_secs(seconds))
+    }
+
+    /// How many workers at once.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
+    }
+
+    /// The command of a worker that does what the arguments ask for, with this mistake.
+    pub(crate) fn worker(&self, mistake: Option<&'static str>) -> Result<Vec<OsString>, String> {
+        let program = workers::this_program().map_err(|error| no_worker(&error))?;
+        let nodes = format!("{}..{}", self.nodes.start(), self.nodes.end());
+        let mut all = vec!["--nodes".to_owned(), nodes, "--known-open".to_owned(), self.known_open.join(",")];
+        for fault in &self.only {
+            all.extend(["--only".to_owned(), fault_name(*fault)]);
+        }
+        if let Some(mistake) = mistake {
+            all.extend(["--mistake".to_owned(), mistake.to_owned()]);
+        }
+        Ok(std::iter::once(program.into_os_string()).chain(all.into_iter().map(OsString::from)).collect())
+    }
+}
+
+pub(crate) fn no_worker(error: &std::io::Error) -> String {
+    format!("no worker can be started: {error}")
+}
+
+fn fault_name(fault: Fault) -> String {
+    fault.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn node_range(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let number = |text: &str| text.parse::<usize>().map_err(|e| format!("{text:?}: {e}"));
+    let range = number(least)?..=number(most.trim_start_matches('='))?;
+    if range.is_empty() || *range.start() < 1 || *range.end() > 7 {
+        return Err("a range of 1..7, as 3..5".to_owned());
+    }
+    Ok(range)
+}
+
+fn mistake(name: &str) -> Result<&'static str, String> {
+    let canary = CANARIES.iter().find(|canary| canary.name == name);
+    canary.map(|canary| canary.name).ok_or_else(|| {
+        let names: Vec<_> = CANARIES.iter().map(|canary| canary.name).collect();
+        format!("there is no such mistake; there are: {}", names.join(" "))
+    })
+}
