@@ -113,7 +113,11 @@ impl LockOracle {
         let Operation { user, lock, .. } = book.operations.calls()[asked.0].op;
         let before = book.holders.insert(lock, user);
         let cached = book.caches.insert(lock, user / USERS);
+        let held = book.holders.values().filter(|holder| **holder == user).count();
         drop(book);
+        if held > 1 {
+            self.kernel.count("locks: another one acquired");
+        }
         if let Some(before) = before {
             self.kernel.find(format!("two-holders: lock {lock} is granted to user {user} while user {before} has it"));
         }
@@ -127,6 +131,7 @@ impl LockOracle {
     /// Acquire has returned without the lock.
     pub fn refused(&self, asked: Begun) {
         self.end(&asked, Outcome::Refused);
+        self.kernel.count("locks: given up");
     }
 
     /// A user that holds a lock is about to call release.
@@ -156,6 +161,7 @@ impl LockOracle {
 
     /// A client has ended, and says that all its locks went back.
     pub fn closed(&self, client: u32) {
+        self.kernel.count("locks: client ended");
         let left = self.book().caches.iter().find(|(_, cached)| **cached == client).map(|(lock, _)| *lock);
         if let Some(lock) = left {
             self.kernel.find(format!("not-written-back: client {client} ended with lock {lock} cached"));
