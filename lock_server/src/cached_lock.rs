@@ -77,6 +77,8 @@ pub enum Next {
     AwaitHint(Instant),
     /// Wait for its turn.
     AwaitTurn,
+    /// Give up: there are no more xids.
+    NoXid,
 }
 
 /// What else has to be done after an event.
@@ -141,7 +143,7 @@ impl Default for CachedLock {
 
 impl CachedLock {
     /// A thread wants the lock. `next_xid` is called if the service is asked anew.
-    pub fn want(&mut self, role: Role, now: impl FnOnce() -> Instant, next_xid: impl FnOnce() -> Xid) -> Next {
+    pub fn want(&mut self, role: Role, now: impl FnOnce() -> Instant, next_xid: impl FnOnce() -> Option<Xid>) -> Next {
         match self.phase {
             Phase::Free { xid } => {
                 if role == Role::Newcomer && self.waiting > 0 {
@@ -175,7 +177,8 @@ impl CachedLock {
         }
     }
 
-    fn ask_anew(&mut self, xid: Xid) -> Next {
+    fn ask_anew(&mut self, xid: Option<Xid>) -> Next {
+        let Some(xid) = xid else { return Next::NoXid };
         (self.retry, self.revoked) = (false, false);
         self.ask(xid)
     }

@@ -16,8 +16,8 @@
 //! 1. A lock is this client's from the answer OK to an acquire on until a release is sent, and never on a hint's word
 //!    (H7). Hints are checked by asking: after RETRY a client asks again by itself, after 1 s at first, so that a lost
 //!    hint costs no more.
-//! 2. Xids grow strictly, over all locks. An acquire that nobody answered is sent again with the same xid, or ended by a
-//!    release with that xid, before the lock is asked for anew; the service answers the same again.
+//! 2. Xids grow strictly, over all locks, and never wrap. An acquire that nobody answered is sent again with the same
+//!    xid, or ended by a release with that xid, before the lock is asked for anew; the service answers the same again.
 //! 3. Nothing calls the service with a lock taken, and no handler waits.
 //! 4. An acquire that was given up may come to life behind the release that ended it: a copy of it waited somewhere. The
 //!    lock is then nobody's, in the service's eyes this client's; the revoke that it sends is answered by a release.
@@ -56,7 +56,9 @@ use yfs_rpc::{PollMgr, Server, names};
 use yfs_rsm::{RsmClient, RsmClientError};
 
 use crate::cached_lock::{Answer, CachedLock, Next, Role, Then};
-use crate::lock_protocol::{ACQUIRE, ClientId, HintStatus, LockId, RELEASE, RETRY, REVOKE, STAT, Status, Xid};
+use crate::lock_protocol::{
+    ACQUIRE, ClientId, HintStatus, LockId, RELEASE, RETRY, REVOKE, STAT, Status, Xid, refusal_from_wire,
+};
 
 pub use crate::cached_lock::NotHeld;
 pub use error::{AcquireError, ConnectError, StatError};
@@ -67,12 +69,13 @@ const RELEASE_TIME: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Threads that give locks back when a client ends.
 const CLOSERS: usize = 8;
-/// The first xid lies below: another program that had this address before hardly used the same ones.
-const FIRST_XID: u64 = 1 << 40;
-/// How far xids jump when the service knows higher ones of this client's name.
+/// The first xid lies below, and after a refusal the next within as many above what the service knows, at random: another
+/// program that had this address before hardly used the same ones, for which the service would repeat its answers.
+const XID_RANGE: u64 = 1 << 40;
+/// How far xids jump when the service knows higher ones of this client's name, and doesn't say which, as lab servers.
 const XID_JUMP: u64 = 1 << 56;
-/// How often an acquire is tried with higher xids.
-const XID_JUMPS: u32 = 8;
+/// How often an acquire is tried with higher xids. Once is enough where the service says what it knows.
+const XID_RAISES: u32 = 8;
 
 const TABLE_RANK: Rank = Rank::new(20, "lock_client.table");
 
@@ -163,7 +166,7 @@ impl LockClient {
     ) -> std::io::Result<LockClient> {
         let table = Table {
             locks: BTreeMap::new(),
-            last_xid: Xid(1 + rt::random::below(FIRST_XID)),
+            last_xid: Xid(1 + rt::random::below(XID_RANGE)),
             free: 0,
             releases: VecDeque::new(),
             ends: None,
@@ -315,16 +318,16 @@ fn hint(inner: &Weak<Inner>, lock: LockId, event: impl FnOnce(&mut CachedLock) -
     (HintStatus::Ok, 0)
 }
 
-/// The lock service, as the client needs it. Statuses are those of the wire.
+/// The lock service, as the client needs it. Statuses and results are those of the wire.
 trait Service: Send + Sync + 'static {
-    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<i32, RsmClientError>;
+    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<(i32, i32), RsmClientError>;
     fn release(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<i32, RsmClientError>;
     fn stat(&self, lock: LockId, total: Duration) -> Result<(i32, i32), RsmClientError>;
 }
 
 impl Service for RsmClient {
-    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<i32, RsmClientError> {
-        self.call(ACQUIRE, (lock, id.clone(), xid), total).map(|(status, _)| status)
+    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<(i32, i32), RsmClientError> {
+        self.call(ACQUIRE, (lock, id.clone(), xid), total)
     }
 
     fn release(&self, lock: LockId, id: &ClientId, xid: Xid, total: Duration) -> Result<i32, RsmClientError> {
@@ -383,7 +386,7 @@ impl Inner {
     fn acquire(&self, lock: LockId, deadline: Option<Instant>) -> Result<(), AcquireError> {
         let is_over = || deadline.is_some_and(|deadline| now() >= deadline);
         let mut role = Role::Newcomer;
-        let mut jumps = 0;
+        let mut raises = 0;
         let mut table = self.table.lock();
         loop {
             match table.want(lock, role) {
@@ -394,10 +397,8 @@ impl Inner {
                     role = match result {
                         Ok(Status::Ok) => return Ok(()),
                         Ok(Status::Retry) => Role::Asker,
-                        Ok(Status::RpcErr) if jumps < XID_JUMPS => {
-                            // Another program had this address, and went further.
-                            table.last_xid = Xid(table.last_xid.0.saturating_add(XID_JUMP));
-                            jumps += 1;
+                        Ok(Status::RpcErr) if raises < XID_RAISES => {
+                            raises += 1;
                             Role::Newcomer
                         }
                         Ok(status) => return Err(AcquireError::Refused(status)),
@@ -421,6 +422,10 @@ impl Inner {
                     self.await_turn(&mut table, lock, deadline);
                     role = Role::Waiting;
                 }
+                Next::NoXid => {
+                    self.give_up(table, lock, role);
+                    return Err(AcquireError::Refused(Status::RpcErr));
+                }
             }
         }
     }
@@ -438,30 +443,45 @@ impl Inner {
             self.await_turn(&mut table, lock, Some(patience));
             role = Role::Waiting;
         }
-        match table.want(lock, role) {
-            Next::Taken => Ok(true),
-            Next::Ask(xid) => match self.ask(table, lock, xid, Some(patience)) {
-                (_, Ok(Status::Ok)) => Ok(true),
-                (table, Ok(Status::Retry)) => {
-                    self.give_up(table, lock, Role::Asker);
-                    Ok(false)
+        let mut raises = 0;
+        loop {
+            match table.want(lock, role) {
+                Next::Taken => return Ok(true),
+                Next::Ask(xid) => {
+                    let (answered, result) = self.ask(table, lock, xid, Some(patience));
+                    match result {
+                        Ok(Status::Ok) => return Ok(true),
+                        Ok(Status::Retry) => {
+                            self.give_up(answered, lock, Role::Asker);
+                            return Ok(false);
+                        }
+                        Ok(Status::RpcErr) if raises < XID_RAISES => {
+                            raises += 1;
+                            (table, role) = (answered, Role::Newcomer);
+                        }
+                        Ok(status) => return Err(AcquireError::Refused(status)),
+                        Err(error) => return Err(error),
+                    }
                 }
-                (_, Ok(status)) => Err(AcquireError::Refused(status)),
-                (_, Err(error)) => Err(error),
-            },
-            // The lock was abandoned in the queue a moment ago: it stays abandoned.
-            Next::AwaitHint(_) => {
-                self.give_up(table, lock, Role::Asker);
-                Ok(false)
-            }
-            Next::AwaitTurn => {
-                self.give_up(table, lock, role);
-                Ok(false)
+                // The lock was abandoned in the queue a moment ago: it stays abandoned.
+                Next::AwaitHint(_) => {
+                    self.give_up(table, lock, Role::Asker);
+                    return Ok(false);
+                }
+                Next::AwaitTurn => {
+                    self.give_up(table, lock, role);
+                    return Ok(false);
+                }
+                Next::NoXid => {
+                    self.give_up(table, lock, role);
+                    return Err(AcquireError::Refused(Status::RpcErr));
+                }
             }
         }
     }
 
     /// Asks the service, with the table released, and has the lock hear the answer. An error is what the caller is told.
+    /// After RPCERR there are higher xids to ask with, and the next is one of them.
     fn ask<'a>(
         &'a self,
         table: MutexGuard<'a, Table>,
@@ -473,11 +493,15 @@ impl Inner {
         let patience = self.options.patience;
         let total = deadline.map_or(patience, |deadline| deadline.saturating_since(now()).min(patience));
         let called = self.service.acquire(lock, &self.id, xid, total);
-        let (answer, result) = match called {
-            Ok(status) => match Status::from_wire(status) {
+        let mut known = 0;
+        let (answer, mut result) = match called {
+            Ok((status, told)) => match Status::from_wire(status) {
                 Some(Status::Ok) => (Answer::Granted, Ok(Status::Ok)),
                 Some(Status::Retry) => (Answer::Queued, Ok(Status::Retry)),
-                Some(status) => (Answer::Refused, Ok(status)),
+                Some(status) => {
+                    known = told;
+                    (Answer::Refused, Ok(status))
+                }
                 // A service that says what no lock service says: whether it has executed the request is anybody's guess.
                 None => (Answer::NoAnswer, Err(AcquireError::Strange(status))),
             },
@@ -488,6 +512,9 @@ impl Inner {
             Err(error) => (Answer::NoAnswer, Err(AcquireError::Unanswered(error))),
         };
         let mut table = self.table.lock();
+        if result == Ok(Status::RpcErr) && !table.raise_xids(xid, refusal_from_wire(known)) {
+            result = Err(AcquireError::Refused(Status::RpcErr));
+        }
         self.event(&mut table, lock, |cached| cached.answered(answer, now()));
         (table, result)
     }
@@ -634,10 +661,25 @@ impl Table {
         let was_free = entry.lock.is_free();
         let last_xid = &mut self.last_xid;
         let next = entry.lock.want(role, now, || {
-            last_xid.0 += 1;
-            *last_xid
+            *last_xid = Xid(last_xid.0.checked_add(1)?);
+            Some(*last_xid)
         });
         self.free -= usize::from(was_free && next == Next::Taken);
         next
+    }
+
+    /// The service refused an xid, since another program had this address, and went further: to at most `known`, if it
+    /// says so. The next xid is above; false, and nothing is changed, if there is none. A thread that was refused an xid
+    /// from before another's refusal raises nothing once more.
+    fn raise_xids(&mut self, refused: Xid, known: Option<Xid>) -> bool {
+        let raised = match known {
+            Some(known) if self.last_xid >= known => Some(self.last_xid.0),
+            Some(known) if known.0 > u64::MAX - XID_RANGE => None,
+            Some(known) => Some(known.0 + rt::random::below(XID_RANGE)),
+            None => refused.0.checked_add(XID_JUMP),
+        };
+        let Some(raised) = raised else { return false };
+        self.last_xid = self.last_xid.max(Xid(raised));
+        true
     }
 }

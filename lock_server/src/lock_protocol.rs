@@ -132,7 +132,25 @@ yfs_rpc::wire_status! {
     }
 }
 
-/// Asks for a lock. The result is 0, whatever the status.
+/// How many of an xid's lower bits an acquire's result leaves out.
+const XID_BLOCK_BITS: u32 = 33;
+
+/// What an acquire results in that is refused for its xid: roughly the last xid that the service knows of the client for
+/// this lock, which a client with the name of an earlier one can't know. Without its lower 33 bits, and one more, so that
+/// it is never 0, which is what lab servers answer; lab clients don't look at it.
+pub fn refusal_to_wire(known: Xid) -> i32 {
+    let block = i32::try_from(known.0 >> XID_BLOCK_BITS).unwrap_or(i32::MAX);
+    block.wrapping_add(1)
+}
+
+/// What the result of a refused acquire tells: the xid that the service knows is at most this. None: it tells nothing.
+pub fn refusal_from_wire(result: i32) -> Option<Xid> {
+    let block = u64::from(result.cast_unsigned().checked_sub(1)?);
+    let rest = (1 << XID_BLOCK_BITS) - 1;
+    (block <= u64::MAX >> XID_BLOCK_BITS).then_some(Xid(block << XID_BLOCK_BITS | rest))
+}
+
+/// Asks for a lock. The result is 0, but for RPCERR, where it is [`refusal_to_wire`]'s.
 pub const ACQUIRE: Procedure<(LockId, ClientId, Xid), i32> = Procedure::new(0x7001);
 /// Gives a lock back, or leaves the queue for it. The result is 0.
 pub const RELEASE: Procedure<(LockId, ClientId, Xid), i32> = Procedure::new(0x7002);
@@ -155,6 +173,19 @@ mod tests {
         let expected = b"\0\0\0\0\0\0\x01\x02\0\0\0\x0e127.0.0.1:4000\0\0\0\0\0\0\0\x07";
         assert_eq!(bytes, expected);
         assert_eq!(decode::<(LockId, ClientId, Xid)>(&bytes), Ok(args));
+    }
+
+    #[test]
+    fn a_refusal_tells_roughly_what_is_known() {
+        let known = [0, 1, (1 << 33) - 1, 1 << 33, 1 << 40, 1 << 57, i64::MAX as u64, u64::MAX - (1 << 33), u64::MAX];
+        for known in known {
+            let result = refusal_to_wire(Xid(known));
+            assert_ne!(result, 0);
+            let most = refusal_from_wire(result).unwrap().0;
+            assert!(most >= known && most - known < 1 << 33, "{known}: {most}");
+        }
+        assert_eq!([refusal_to_wire(Xid(0)), refusal_to_wire(Xid(u64::MAX))], [1, i32::MIN]);
+        assert_eq!([0, -1, i32::MIN + 1].map(refusal_from_wire), [None; 3], "a lab server's, and nobody's");
     }
 
     #[test]

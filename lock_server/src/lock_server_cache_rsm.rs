@@ -38,7 +38,7 @@ use yfs_rpc::marshall::UnmarshalError;
 use yfs_rsm::{Options, Rsm, RsmError, StateMachine};
 
 use crate::hint_board::{Board, Kind, Message, Next, TURN};
-use crate::lock_protocol::{ACQUIRE, ClientId, LockId, RELEASE, RETRY, REVOKE, STAT, Status, Xid};
+use crate::lock_protocol::{ACQUIRE, ClientId, LockId, RELEASE, RETRY, REVOKE, STAT, Status, Xid, refusal_to_wire};
 use crate::lock_table::{Effect, LockTable, StateError};
 
 /// How long a message may take: as long as a client that was told to ask has its turn.
@@ -97,9 +97,9 @@ impl LockServer {
         let handles = Handles::new(&options.pollmgr, options.rpc.clone());
         let rsm = Rsm::new(options, LockTable::new())?;
         rsm.reg(ACQUIRE, |table: &mut LockTable, (lock, client, xid): (LockId, ClientId, Xid)| {
-            let status = table.acquire(lock, &client, xid);
+            let (status, known) = table.acquire(lock, &client, xid);
             tracing::debug!(%lock, %client, %xid, ?status, "acquire");
-            (number(status), 0)
+            (number(status), known.map_or(0, refusal_to_wire))
         });
         rsm.reg(RELEASE, |table: &mut LockTable, (lock, client, xid): (LockId, ClientId, Xid)| {
             let status = table.release(lock, &client, xid);

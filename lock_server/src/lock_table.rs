@@ -4,9 +4,9 @@
 //! hold the same bytes. What has to be told to clients comes out as [`Effect`]s.
 //!
 //! # The rules
-//! - **Xids**, per lock and client: an acquire with a lower xid than the last is answered RPCERR, with the same xid the
-//!   same answer again without being executed again, with a higher one it is new. A release is accepted with any xid
-//!   from the acquire's on: some lab clients send the acquire's, some their next. So a release doesn't raise the xid.
+//! - **Xids**, per lock and client: an acquire with a lower xid than the last is answered RPCERR and the last, with the
+//!   same xid the same answer again without being executed again, with a higher one it is new. A release is accepted with
+//!   any xid from the acquire's on: some lab clients send the acquire's, some their next. So it doesn't raise the xid.
 //! - **acquire** of a free lock that nobody waits for grants it; of an owned one it joins the queue (RETRY). The owner
 //!   that acquires again (it was restarted, or gave up on an answer) keeps the lock, under the new xid.
 //! - **release** by the owner frees the lock, by a waiting client leaves the queue, by a client that has done either
@@ -172,8 +172,16 @@ impl LockTable {
         LockTable { limits, ..Self::default() }
     }
 
-    /// `client` asks for `lock` (lab: `lock_server_cache_rsm::acquire`).
-    pub fn acquire(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
+    /// `client` asks for `lock` (lab: `lock_server_cache_rsm::acquire`). With RPCERR for a low xid comes the last one.
+    pub fn acquire(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> (Status, Option<Xid>) {
+        let last = self.locks.get(&lock).and_then(|entry| entry.records.get(client)).map(|record| record.xid);
+        match last {
+            Some(last) if xid < last => (Status::RpcErr, Some(last)),
+            _ => (self.take_or_wait(lock, client, xid), None),
+        }
+    }
+
+    fn take_or_wait(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
         if client.as_str().is_empty() || client.as_str().len() > MAX_CLIENT_ID {
             return Status::RpcErr;
         }
@@ -185,12 +193,11 @@ impl LockTable {
             return self.grant(lock, client, xid);
         };
         let record = entry.records.get(client).copied();
-        match record {
-            Some(record) if xid < record.xid => return Status::RpcErr,
-            Some(record) if xid == record.xid && !rt::probe::weakened("mutant-acquire-runs-again") => {
-                return record.place.answer();
-            }
-            _ => {}
+        if let Some(record) = record
+            && xid == record.xid
+            && !rt::probe::weakened("mutant-acquire-runs-again")
+        {
+            return record.place.answer();
         }
         let waits = matches!(record, Some(Record { place: Place::Waiting { .. }, .. }));
         let newcomer_defers = !waits && !entry.deferred;

@@ -214,6 +214,23 @@ fn a_dead_client_in_front_of_the_queue_delays_nobody_for_long() {
 }
 
 #[test]
+fn a_client_with_the_name_of_an_earlier_one_gets_its_locks() {
+    let cluster = Cluster::start(2);
+    let mut earlier = LabClient::connect(&cluster);
+    earlier.xid = 1 << 62;
+    assert_eq!(earlier.acquire(), 0);
+    assert_eq!(earlier.release(), 0);
+    let low = earlier.rsm.call(ACQUIRE, (LOCK, earlier.id.clone(), Xid(1)), PATIENCE).unwrap();
+    assert_eq!(low, (2, (1 << 29) + 1), "RPCERR, and the upper bits of the last xid, plus 1");
+    let advertise = Some(earlier.id.to_string());
+    let options = LockClientOptions { patience: PATIENCE, advertise, ..LockClientOptions::default() };
+    let client = LockClient::connect(&cluster.seeds(), options).unwrap();
+    assert_eq!(client.try_acquire(LOCK), Ok(true));
+    client.release(LOCK).unwrap();
+    eventually("all nodes hold the same bytes", || cluster.agree());
+}
+
+#[test]
 fn h07_a_strangers_hints_are_harmless() {
     let cluster = Cluster::start(1);
     let (one, two) = (cluster.client(), cluster.client());

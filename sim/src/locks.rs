@@ -11,7 +11,6 @@
 //!   [`LockClientOptions::close_within`] stays with a client that is gone; nobody is told, and nobody can free it.
 //! - Each thread gets what it gave up once more before its client ends ([`User::settle`]). An acquire that nobody answered
 //!   may be executed behind the release that ended it, and with its client gone nobody answers the revoke.
-//! - A client that has the name of an earlier one, with higher xids, may be refused a lock, and asks again.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,7 +20,7 @@ use std::time::Duration;
 use rt::random::{below, duration_below};
 use rt::time::now;
 use yfs_lock::lock_client_cache_rsm::{AcquireError, LockClient, LockClientOptions, LockGuard, LockReleaseUser};
-use yfs_lock::lock_protocol::{LockId, Status};
+use yfs_lock::lock_protocol::LockId;
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rsm::{Options, RsmError};
 
@@ -33,7 +32,6 @@ use crate::service::{Client, Replica, Service};
 
 /// Where clients listen that are known by one name all the time.
 const PORT: u16 = 4000;
-const NAMED: &str = ":4000";
 /// How many turns each thread of a client has that ends in the middle of a run.
 const TURNS: (u64, u64) = (3, 40);
 /// How long acquires wait that may be given up, at most, in milliseconds.
@@ -227,7 +225,6 @@ impl<'a> User<'a> {
             if let Err(error) = result {
                 let may_end = match error {
                     AcquireError::TimedOut | AcquireError::Unanswered(_) => deadline.is_some_and(|end| now() >= end),
-                    AcquireError::Refused(Status::RpcErr) => locks.id().as_str().ends_with(NAMED),
                     AcquireError::Refused(_) | AcquireError::Strange(_) => false,
                 };
                 if !may_end {

@@ -9,7 +9,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn want(lock: &mut CachedLock, role: Role, xid: u64) -> Next {
-    lock.want(role, || at(0), || Xid(xid))
+    lock.want(role, || at(0), || Some(Xid(xid)))
 }
 
 /// A lock that was granted under this xid.
@@ -87,12 +87,12 @@ fn h07_a_lost_retry_costs_a_second() {
     want(&mut lock, Role::Newcomer, 1);
     lock.answered(Answer::Queued, at(0));
     assert_eq!(want(&mut lock, Role::Asker, 2), Next::AwaitHint(at(1)));
-    assert_eq!(lock.want(Role::Asker, || at(1), || Xid(2)), Next::Ask(Xid(2)));
+    assert_eq!(lock.want(Role::Asker, || at(1), || Some(Xid(2))), Next::Ask(Xid(2)));
     lock.answered(Answer::Queued, at(1));
-    assert_eq!(lock.want(Role::Asker, || at(1), || Xid(3)), Next::AwaitHint(at(3)), "then two");
+    assert_eq!(lock.want(Role::Asker, || at(1), || Some(Xid(3))), Next::AwaitHint(at(3)), "then two");
     assert_eq!(lock.retry(Xid(1)), Then::Nothing, "the hint about the first acquire comes too late");
     assert_eq!(lock.retry(Xid(2)), Then::WakeAsker);
-    assert_eq!(lock.want(Role::Asker, || at(2), || Xid(3)), Next::Ask(Xid(3)));
+    assert_eq!(lock.want(Role::Asker, || at(2), || Some(Xid(3))), Next::Ask(Xid(3)));
 }
 
 #[test]
@@ -255,7 +255,7 @@ impl World {
             || now,
             || {
                 *last_xid += 1;
-                Xid(*last_xid)
+                Some(Xid(*last_xid))
             },
         );
         c.threads[thread] = match next {
@@ -269,6 +269,7 @@ impl World {
                 c.lock.begin_wait();
                 Thread::ForTurn { woken: false }
             }
+            Next::NoXid => panic!("there are xids"),
         };
     }
 
@@ -321,7 +322,7 @@ impl World {
     fn execute(&mut self, call: Call, answered: bool) {
         let id = self.clients[call.client].id.clone();
         let status = if call.acquire {
-            self.table.acquire(LOCK, &id, call.xid)
+            self.table.acquire(LOCK, &id, call.xid).0
         } else {
             self.table.release(LOCK, &id, call.xid)
         };

@@ -42,7 +42,9 @@ pub enum AcquireError {
     /// and the client has given it back.
     #[error("the lock service didn't answer: {0}")]
     Unanswered(RsmClientError),
-    /// The service refused: it is full, or knows higher xids of a client by this name. Nothing has happened.
+    /// The service refused; nothing has happened. It is full (IOERR); or (RPCERR) it knows xids of an earlier client by
+    /// this name to which this one can't rise: near the end of the numbers, or a lab server's, which doesn't say how high
+    /// they are. A client that has used up its own xids is refused without asking. One with another port gets the lock.
     #[error("the lock service refused: {0:?}")]
     Refused(Status),
     /// The service answered with a status that no lock service has. As for `Unanswered`, anything may have happened.

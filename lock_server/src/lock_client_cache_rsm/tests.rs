@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
+use crate::lock_protocol::refusal_to_wire;
 use crate::lock_table::{Effect, LockTable};
 
 const LOCK: LockId = LockId(1);
@@ -29,6 +30,8 @@ struct Fake {
     late: Mutex<Vec<(bool, ClientId, LockId, Xid)>>,
     faults: Faults,
     down: AtomicBool,
+    /// As a lab server it says nothing of the xids that it knows.
+    lab: AtomicBool,
     acquires: AtomicUsize,
 }
 
@@ -40,6 +43,7 @@ impl Fake {
             late: Mutex::new(SEEN_RANK, Vec::new()),
             faults,
             down: AtomicBool::new(false),
+            lab: AtomicBool::new(false),
             acquires: AtomicUsize::new(0),
         })
     }
@@ -55,7 +59,7 @@ impl Fake {
         self.table.lock().owner(LOCK).map(ClientId::to_string)
     }
 
-    fn call(&self, run: impl FnOnce(&mut LockTable) -> Status) -> Result<i32, RsmClientError> {
+    fn call(&self, run: impl FnOnce(&mut LockTable) -> (Status, Option<Xid>)) -> Result<(i32, i32), RsmClientError> {
         let chance = rt::random::below(100);
         if self.down.load(Ordering::SeqCst) {
             rt::time::sleep(Duration::from_millis(1));
@@ -64,21 +68,22 @@ impl Fake {
         if chance < self.faults.lost {
             return Err(RsmClientError::Unknown);
         }
-        let (status, effects) = {
+        let (status, known, effects) = {
             let mut table = self.table.lock();
-            let status = run(&mut table);
+            let (status, known) = run(&mut table);
             let mut effects = table.take_effects();
             // As the board does: what is due is told again.
             if status == Status::Retry && effects.is_empty() {
                 effects = table.due();
             }
-            (status, effects)
+            (status, known, effects)
         };
         effects.into_iter().for_each(|effect| self.tell(effect));
         if chance < self.faults.lost + self.faults.unanswered {
             return Err(RsmClientError::Unknown);
         }
-        Ok(yfs_rpc::Status::from(status).number())
+        let known = known.filter(|_| !self.lab.load(Ordering::SeqCst));
+        Ok((yfs_rpc::Status::from(status).number(), known.map_or(0, refusal_to_wire)))
     }
 
     fn tell(&self, effect: Effect) {
@@ -110,13 +115,13 @@ impl Fake {
 }
 
 impl Service for Arc<Fake> {
-    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, _total: Duration) -> Result<i32, RsmClientError> {
+    fn acquire(&self, lock: LockId, id: &ClientId, xid: Xid, _total: Duration) -> Result<(i32, i32), RsmClientError> {
         self.acquires.fetch_add(1, Ordering::SeqCst);
         self.call(|table| table.acquire(lock, id, xid))
     }
 
     fn release(&self, lock: LockId, id: &ClientId, xid: Xid, _total: Duration) -> Result<i32, RsmClientError> {
-        self.call(|table| table.release(lock, id, xid))
+        self.call(|table| (table.release(lock, id, xid), None)).map(|(status, _)| status)
     }
 
     fn stat(&self, lock: LockId, _total: Duration) -> Result<(i32, i32), RsmClientError> {
@@ -224,14 +229,117 @@ fn few_locks_are_cached_if_few_may_be() {
 }
 
 #[test]
-fn a_reused_address_with_lower_xids_gets_its_locks() {
+fn a_name_that_comes_back_300_times_gets_its_locks() {
     let fake = Fake::new(Faults::default());
-    fake.table.lock().acquire(LOCK, &ClientId::new("a"), Xid(1 << 57));
+    let mut last_xid = Xid(0);
+    for time in 0..300 {
+        let client = fake.client("a", options());
+        let before = fake.acquires.load(Ordering::SeqCst);
+        if time % 2 == 0 {
+            client.acquire(LOCK).unwrap();
+            drop(client.lock(2).unwrap());
+        } else {
+            assert_eq!(client.try_acquire(LOCK), Ok(true));
+            drop(client.try_lock(2).unwrap().unwrap());
+        }
+        assert!(fake.acquires.load(Ordering::SeqCst) - before <= 4, "a lock is asked for at most twice");
+        let xid = client.inner.table.lock().last_xid;
+        assert!(xid > last_xid, "{xid} after {last_xid}");
+        last_xid = xid;
+    }
+    assert_eq!(fake.client("b", options()).stat(LOCK), Ok(300));
+}
+
+/// A client of a service that knows `known` of one by this name, for lock 1.
+fn late_client(fake: &Arc<Fake>, name: &str, known: u64) -> LockClient {
+    assert_eq!(fake.table.lock().acquire(LOCK, &ClientId::new(name), Xid(known)).0, Status::Ok);
+    assert_eq!(fake.table.lock().release(LOCK, &ClientId::new(name), Xid(known)), Status::Ok);
+    fake.client(name, options())
+}
+
+#[test]
+fn higher_xids_of_an_earlier_client_are_exceeded_at_once() {
+    for known in [1 << 41, 1 << 57, 1 << 63, u64::MAX - (2 << 40)] {
+        let fake = Fake::new(Faults::default());
+        assert_eq!(late_client(&fake, "a", known).try_acquire(LOCK), Ok(true));
+        assert_eq!(fake.acquires.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[test]
+fn a_lab_server_that_tells_no_xid_is_asked_with_higher_ones() {
+    for tries in [false, true] {
+        let fake = Fake::new(Faults::default());
+        fake.lab.store(true, Ordering::SeqCst);
+        let (near, far) = (late_client(&fake, "a", 1 << 58), LockId(2));
+        let get = |lock| if tries { near.try_acquire(lock) } else { near.acquire(lock).map(|()| true) };
+        assert_eq!(get(LOCK), Ok(true));
+        assert_eq!(fake.acquires.load(Ordering::SeqCst), 5);
+        // Too far for one acquire; the next goes on from there.
+        fake.table.lock().acquire(far, near.id(), Xid(14 << 56));
+        assert_eq!(get(far), Err(AcquireError::Refused(Status::RpcErr)));
+        assert_eq!(get(far), Ok(true));
+    }
+}
+
+#[test]
+fn threads_that_are_refused_together_raise_the_xids_once() {
+    let fake = Fake::new(Faults::default());
     let client = fake.client("a", options());
-    client.acquire(LOCK).unwrap();
-    let far = fake.client("b", options());
-    fake.table.lock().acquire(LockId(2), far.id(), Xid(u64::MAX));
-    assert_eq!(far.acquire(2), Err(AcquireError::Refused(Status::RpcErr)), "there are no higher ones");
+    let mut table = client.inner.table.lock();
+    let first = table.last_xid;
+    // Another thread's xid, refused for another lock.
+    let known = refusal_from_wire(refusal_to_wire(Xid(1 << 57)));
+    assert!(table.raise_xids(first, known));
+    let raised = table.last_xid;
+    assert!(raised >= known.unwrap());
+    assert!(table.raise_xids(Xid(first.0 + 1), known));
+    assert_eq!(table.last_xid, raised, "of a service that tells");
+    assert!(table.raise_xids(raised, None));
+    assert_eq!(table.last_xid, Xid(raised.0 + XID_JUMP));
+    assert!(table.raise_xids(Xid(raised.0 - 1), None));
+    assert_eq!(table.last_xid, Xid(raised.0 + XID_JUMP), "of one that doesn't");
+}
+
+#[test]
+fn the_end_of_the_numbers_is_an_error() {
+    let refused = AcquireError::Refused(Status::RpcErr);
+    for (lab, known) in [(false, u64::MAX), (false, u64::MAX - (1 << 39)), (true, u64::MAX)] {
+        let fake = Fake::new(Faults::default());
+        fake.lab.store(lab, Ordering::SeqCst);
+        let client = late_client(&fake, "a", known);
+        for _ in 0..40 {
+            assert_eq!(client.acquire(LOCK), Err(refused.clone()));
+            assert_eq!(client.try_acquire(LOCK), Err(refused.clone()));
+        }
+        client.acquire(2).unwrap();
+        assert_eq!(client.release(2), Ok(()), "other locks are to be had");
+    }
+}
+
+#[test]
+fn a_client_that_has_used_up_its_xids_keeps_what_it_has() {
+    let fake = Fake::new(Faults::default());
+    let refused = AcquireError::Refused(Status::RpcErr);
+    let (a, b) = (Arc::new(fake.client("a", options())), fake.client("b", options()));
+    let held = b.lock(3).unwrap();
+    a.inner.table.lock().last_xid = Xid(u64::MAX - 2);
+    drop(a.lock(LOCK).unwrap());
+    // The last one joins the queue; there is none left to ask with when the lock is free.
+    let was_refused = Arc::new(AtomicBool::new(false));
+    let (waiting, told, hears) = (a.clone(), refused.clone(), was_refused.clone());
+    let waiter =
+        rt::thread::spawn("waiter", move || hears.store(waiting.acquire(3) == Err(told), Ordering::SeqCst)).unwrap();
+    eventually("a waits", || a.inner.table.lock().last_xid == Xid(u64::MAX));
+    drop(held);
+    assert!(waiter.join_until(now() + Duration::from_secs(20)));
+    assert!(was_refused.load(Ordering::SeqCst));
+    assert_eq!(a.acquire(2), Err(refused.clone()));
+    assert_eq!(a.try_acquire(2), Err(refused));
+    assert_eq!(a.try_acquire(LOCK), Ok(true), "it is cached");
+    a.release(LOCK).unwrap();
+    b.acquire(3).unwrap();
+    b.acquire(LOCK).unwrap();
 }
 
 struct Recorder(Mutex<Vec<(LockId, Option<String>)>>, Arc<Fake>);

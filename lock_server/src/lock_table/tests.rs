@@ -31,7 +31,7 @@ impl One {
     }
 
     fn acquire(&mut self, client: &str, xid: u64) -> Status {
-        let status = self.0.acquire(L, &id(client), Xid(xid));
+        let (status, _known) = self.0.acquire(L, &id(client), Xid(xid));
         check(&self.0);
         status
     }
@@ -96,7 +96,7 @@ fn check(table: &LockTable) {
 fn xid_lower_equal_higher() {
     let mut t = One::new();
     assert_eq!(t.acquire("a", 5), Status::Ok);
-    assert_eq!(t.acquire("a", 4), Status::RpcErr, "lower");
+    assert_eq!(t.0.acquire(L, &id("a"), Xid(4)), (Status::RpcErr, Some(Xid(5))), "lower: what is known");
     assert_eq!(t.acquire("a", 5), Status::Ok, "equal: the same answer");
     assert_eq!(t.acquire("b", 1), Status::Retry);
     assert_eq!(t.acquire("b", 1), Status::Retry, "equal: the same answer");
@@ -248,17 +248,17 @@ fn h12_a_new_primary_knows_what_is_due() {
 fn bounds_are_kept() {
     let mut t = LockTable::with_limits(Limits { locks: 2, waiting: 1, idle: 3 });
     let (a, b, c) = (id("a"), id("b"), id("c"));
-    assert_eq!(t.acquire(LockId(1), &a, Xid(1)), Status::Ok);
-    assert_eq!(t.acquire(LockId(2), &a, Xid(1)), Status::Ok);
-    assert_eq!(t.acquire(LockId(3), &a, Xid(1)), Status::IoErr, "too many locks");
-    assert_eq!(t.acquire(LockId(1), &b, Xid(1)), Status::Retry);
-    assert_eq!(t.acquire(LockId(1), &c, Xid(1)), Status::IoErr, "too many wait");
-    assert_eq!(t.acquire(LockId(1), &c, Xid(1)), Status::IoErr, "and it left nothing behind");
+    assert_eq!(t.acquire(LockId(1), &a, Xid(1)).0, Status::Ok);
+    assert_eq!(t.acquire(LockId(2), &a, Xid(1)).0, Status::Ok);
+    assert_eq!(t.acquire(LockId(3), &a, Xid(1)).0, Status::IoErr, "too many locks");
+    assert_eq!(t.acquire(LockId(1), &b, Xid(1)).0, Status::Retry);
+    assert_eq!(t.acquire(LockId(1), &c, Xid(1)).0, Status::IoErr, "too many wait");
+    assert_eq!(t.acquire(LockId(1), &c, Xid(1)).0, Status::IoErr, "and it left nothing behind");
     check(&t);
     for client in 0..50_u64 {
         let client = id(&client.to_string());
         t.release(LockId(2), &a, Xid(1));
-        assert_eq!(t.acquire(LockId(2), &client, Xid(1)), Status::Ok);
+        assert_eq!(t.acquire(LockId(2), &client, Xid(1)).0, Status::Ok);
         assert_eq!(t.release(LockId(2), &client, Xid(1)), Status::Ok);
         check(&t);
     }
@@ -432,7 +432,9 @@ proptest! {
             let xid = last.saturating_add_signed(if acquire { xid } else { xid.min(0) });
             let (lock, name) = (LockId(lock), id(&client.to_string()));
             if acquire {
-                prop_assert_eq!(table.acquire(lock, &name, Xid(xid)), model.acquire(client, xid));
+                let status = model.acquire(client, xid);
+                let known = (status == Status::RpcErr).then_some(Xid(last));
+                prop_assert_eq!(table.acquire(lock, &name, Xid(xid)), (status, known));
             } else {
                 prop_assert_eq!(table.release(lock, &name, Xid(xid)), model.release(client, xid));
             }
@@ -455,7 +457,7 @@ proptest! {
         for Request { acquire, lock, client, .. } in requests {
             xid += 1;
             let (lock, name) = (LockId(lock), id(&client.to_string()));
-            if acquire { table.acquire(lock, &name, Xid(xid)) } else { table.release(lock, &name, Xid(xid)) };
+            if acquire { table.acquire(lock, &name, Xid(xid)).0 } else { table.release(lock, &name, Xid(xid)) };
             for effect in table.take_effects() {
                 match effect {
                     Effect::Settled { lock } => { told.remove(&lock); }
