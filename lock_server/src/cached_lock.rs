@@ -51,6 +51,8 @@ pub enum Answer {
     Queued,
     /// It didn't execute the acquire and never will.
     Refused,
+    /// It wasn't asked: this call was not executed. An earlier one with the same xid may have been.
+    NotAsked,
     /// Nothing: it may have done anything.
     NoAnswer,
 }
@@ -97,12 +99,28 @@ pub enum Then {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     None,
-    Asking { xid: Xid },
-    Queued { xid: Xid, poll_at: Instant },
-    Doubt { xid: Xid },
-    Free { xid: Xid },
-    Locked { xid: Xid },
-    Releasing { xid: Xid, was_held: bool },
+    /// `again`: nobody answered an earlier call with this xid.
+    Asking {
+        xid: Xid,
+        again: bool,
+    },
+    Queued {
+        xid: Xid,
+        poll_at: Instant,
+    },
+    Doubt {
+        xid: Xid,
+    },
+    Free {
+        xid: Xid,
+    },
+    Locked {
+        xid: Xid,
+    },
+    Releasing {
+        xid: Xid,
+        was_held: bool,
+    },
 }
 
 /// A lock.
@@ -159,7 +177,7 @@ impl CachedLock {
             }
             Phase::None => self.ask_anew(next_xid()),
             // The flags stay: they are about the same acquire.
-            Phase::Doubt { xid } => self.ask(xid),
+            Phase::Doubt { xid } => self.ask(xid, true),
             Phase::Queued { xid, poll_at } if role == Role::Asker || !self.asker => {
                 if self.retry && rt::probe::weakened("H7-retry-grants") {
                     (self.phase, self.asker) = (Phase::Locked { xid }, false);
@@ -180,11 +198,11 @@ impl CachedLock {
     fn ask_anew(&mut self, xid: Option<Xid>) -> Next {
         let Some(xid) = xid else { return Next::NoXid };
         (self.retry, self.revoked) = (false, false);
-        self.ask(xid)
+        self.ask(xid, false)
     }
 
-    fn ask(&mut self, xid: Xid) -> Next {
-        self.phase = Phase::Asking { xid };
+    fn ask(&mut self, xid: Xid, again: bool) -> Next {
+        self.phase = Phase::Asking { xid, again };
         self.asker = true;
         Next::Ask(xid)
     }
@@ -203,7 +221,7 @@ impl CachedLock {
     /// The service answered the asker's call, or didn't. After `Granted` the asker has the lock; after `Queued` it is the
     /// asker still, and calls [`CachedLock::want`]; after the others it is no longer, and gives up.
     pub fn answered(&mut self, answer: Answer, now: Instant) -> Then {
-        let Phase::Asking { xid } = self.phase else { panic!("invariant 4: an answer in {:?}", self.phase) };
+        let Phase::Asking { xid, again } = self.phase else { panic!("invariant 4: an answer in {:?}", self.phase) };
         assert!(self.asker, "invariant 4: an answer without an asker");
         match answer {
             Answer::Granted => {
@@ -220,17 +238,20 @@ impl CachedLock {
                 self.phase = Phase::Queued { xid, poll_at: now + pause };
                 Then::Nothing
             }
-            Answer::Refused => {
-                self.phase = Phase::None;
-                (self.asker, self.polls) = (false, 0);
-                self.wake_next()
-            }
-            Answer::NoAnswer => {
+            Answer::NotAsked if !again => self.refused(),
+            Answer::Refused => self.refused(),
+            Answer::NotAsked | Answer::NoAnswer => {
                 self.phase = Phase::Doubt { xid };
                 self.asker = false;
                 self.abandon()
             }
         }
+    }
+
+    fn refused(&mut self) -> Then {
+        self.phase = Phase::None;
+        (self.asker, self.polls) = (false, 0);
+        self.wake_next()
     }
 
     /// A thread stops wanting the lock, without having it. One that waited has called [`CachedLock::end_wait`].
@@ -280,7 +301,7 @@ impl CachedLock {
             Phase::None if self.given_up.is_some_and(|last| about <= last) => {
                 return self.given_up.map_or(Then::Nothing, |last| self.back(last, false));
             }
-            Phase::Locked { xid } | Phase::Asking { xid } | Phase::Doubt { xid } if concerns(about, xid) => {
+            Phase::Locked { xid } | Phase::Asking { xid, .. } | Phase::Doubt { xid } if concerns(about, xid) => {
                 self.revoked = true
             }
             _ => {}
@@ -291,7 +312,7 @@ impl CachedLock {
     /// It's worth to ask again, says somebody.
     pub fn retry(&mut self, about: Xid) -> Then {
         match self.phase {
-            Phase::Asking { xid } | Phase::Queued { xid, .. } | Phase::Doubt { xid } if concerns(about, xid) => {
+            Phase::Asking { xid, .. } | Phase::Queued { xid, .. } | Phase::Doubt { xid } if concerns(about, xid) => {
                 self.retry = true;
                 if self.asker { Then::WakeAsker } else { Then::Nothing }
             }

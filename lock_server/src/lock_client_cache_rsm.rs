@@ -505,7 +505,7 @@ impl Inner {
                 // A service that says what no lock service says: whether it has executed the request is anybody's guess.
                 None => (Answer::NoAnswer, Err(AcquireError::Strange(status))),
             },
-            Err(error) if !may_be_executed(&error) => (Answer::Refused, Err(AcquireError::Unanswered(error))),
+            Err(error) if !may_be_executed(&error) => (Answer::NotAsked, Err(AcquireError::Unanswered(error))),
             Err(_) if deadline.is_some_and(|deadline| now() >= deadline) => {
                 (Answer::NoAnswer, Err(AcquireError::TimedOut))
             }

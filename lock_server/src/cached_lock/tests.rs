@@ -121,6 +121,20 @@ fn an_unanswered_acquire_is_sent_again_with_the_same_xid() {
 }
 
 #[test]
+fn an_acquire_in_doubt_stays_so_if_it_could_not_be_sent_again() {
+    let mut lock = CachedLock::default();
+    want(&mut lock, Role::Newcomer, 1);
+    assert_eq!(lock.answered(Answer::NotAsked, at(0)), Then::Nothing, "it was never sent");
+    assert!(lock.is_idle());
+    want(&mut lock, Role::Newcomer, 2);
+    lock.begin_wait();
+    lock.answered(Answer::NoAnswer, at(0));
+    lock.end_wait();
+    assert_eq!(want(&mut lock, Role::Waiting, 3), Next::Ask(Xid(2)));
+    assert_eq!(lock.answered(Answer::NotAsked, at(0)), Then::GiveBack(Xid(2)), "the first call may have been executed");
+}
+
+#[test]
 fn an_unanswered_acquire_that_nobody_wants_is_ended() {
     let mut lock = CachedLock::default();
     want(&mut lock, Role::Newcomer, 1);
@@ -356,7 +370,7 @@ impl World {
             Answer::Granted => Thread::Holding,
             // Woken at once: it looks at the lock.
             Answer::Queued => Thread::ForHint { woken: true, until: now },
-            Answer::Refused | Answer::NoAnswer => Thread::Idle,
+            Answer::Refused | Answer::NotAsked | Answer::NoAnswer => Thread::Idle,
         };
         self.then(call.client, then);
     }
@@ -423,6 +437,13 @@ impl World {
             (18, ..) => {
                 let due = self.table.due();
                 self.hint(&due);
+            }
+            // No time is left to send it.
+            (19, Some(n), _) if self.calls[n].acquire => {
+                let call = self.calls.remove(n);
+                if let Some(thread) = call.caller {
+                    self.answer(call, thread, Answer::NotAsked);
+                }
             }
             _ => {}
         }
@@ -492,7 +513,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn h07_one_holder_and_everybody_served(events in prop::collection::vec((0..19_u8, any::<u16>()), 1..200)) {
+    fn h07_one_holder_and_everybody_served(events in prop::collection::vec((0..20_u8, any::<u16>()), 1..200)) {
         let mut world = World::new();
         for (event, pick) in events {
             world.step(event, usize::from(pick));
