@@ -9,8 +9,9 @@
 //! at the same. A user that cares for other clients has to end as these do:
 //! - A client takes all the time that it needs to end. A lock that hasn't gone back within
 //!   [`LockClientOptions::close_within`] stays with a client that is gone; nobody is told, and nobody can free it.
-//! - Each thread gets what it gave up once more before its client ends ([`User::settle`]). An acquire that nobody answered
-//!   may be executed behind the release that ended it, and with its client gone nobody answers the revoke.
+//! - While H4 is masked, each thread gets what it gave up once more before its client ends ([`User::settle`]). An acquire
+//!   that nobody answered may be executed late, behind the release that ended it, and with its client gone nobody answers
+//!   the revoke.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use yfs_rsm::{Options, RsmError};
 
 use crate::cluster::Cluster;
 use crate::kernel::Kernel;
+use crate::masks::Masks;
 use crate::oracles::LockOracle;
 use crate::oracles::locks::USERS;
 use crate::service::{Client, Replica, Service};
@@ -40,12 +42,13 @@ const PATIENCES: [u64; 4] = [3, 30, 300, 2_000];
 /// The service.
 pub struct LockService {
     oracle: LockOracle,
+    late_is_known: bool,
 }
 
 impl LockService {
-    /// The service, watched by a lock oracle.
-    pub fn new(kernel: &Kernel) -> Self {
-        LockService { oracle: LockOracle::new(kernel.clone()) }
+    /// The service, watched by a lock oracle. While H4 is masked, clients see to it that no late request of theirs counts.
+    pub fn new(kernel: &Kernel, masks: &Masks) -> Self {
+        LockService { oracle: LockOracle::new(kernel.clone()), late_is_known: masks.has("H4") }
     }
 
     fn connect(&self, client: &Client, listen: Option<SocketAddr>) -> Option<LockClient> {
@@ -77,12 +80,15 @@ impl Service for LockService {
             let turns = if below(3) == 0 { u64::MAX } else { TURNS.0 + below(TURNS.1) };
             let greedy = below(4) == 0;
             let Some(locks) = self.connect(client, listen).map(Arc::new) else { return };
-            let (oracle, shared) = (self.oracle.clone(), locks.clone());
+            let (oracle, shared, late_is_known) = (self.oracle.clone(), locks.clone(), self.late_is_known);
             client.each_thread(move |client, thread| {
                 let number = client.number as u32 * USERS + thread as u32;
                 let (given_up, unsettled) = (None, BTreeSet::new());
                 let mut user = User { oracle: &oracle, client, number, locks: &shared, greedy, given_up, unsettled };
                 user.live(turns);
+                if late_is_known {
+                    user.settle();
+                }
             });
             let Some(locks) = Arc::into_inner(locks) else {
                 return client.found(format!("client {}: a thread that has ended has its lock client", client.number));
@@ -166,7 +172,6 @@ impl<'a> User<'a> {
             self.take_a_turn();
             self.client.idle(Duration::from_millis(if self.greedy { 1 } else { 25 }));
         }
-        self.settle();
     }
 
     /// Gets what it gave up once more: then the service takes no earlier acquire of this client's for a new one.

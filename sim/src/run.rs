@@ -90,7 +90,7 @@ pub fn run_seed(seed: u64, settings: &Settings) -> Outcome {
     let kernel = Kernel::new(seed, plan.schedule.clone(), false);
     let service: Arc<dyn Service> = match plan.service {
         0 => Arc::new(CounterService::new(&kernel, &settings.masks)),
-        _ => Arc::new(LockService::new(&kernel)),
+        _ => Arc::new(LockService::new(&kernel, &settings.masks)),
     };
     run_on(kernel, plan, settings, service, seed)
 }
