@@ -3,7 +3,7 @@
 //! Each is made where the code asks [`rt::probe::weakened`] for its name, and nowhere else (sim/tests/canaries.rs checks
 //! it). The comment above an entry says which faults lead to it and which check sees it.
 //!
-//! Rows of ../shared/holes.md and ../shared/views.md that aren't here:
+//! Rows of docs/differences.md and docs/protocols.md that aren't here:
 //!
 //! | row | why |
 //! |---|---|
