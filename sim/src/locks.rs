@@ -9,7 +9,7 @@
 //! at the same. A user that cares for other clients has to end as these do:
 //! - A client takes all the time that it needs to end. A lock that hasn't gone back within
 //!   [`LockClientOptions::close_within`] stays with a client that is gone; nobody is told, and nobody can free it.
-//! - While H4 is masked, each thread gets what it gave up once more before its client ends ([`User::settle`]). An acquire
+//! - While H4 is masked, each thread gets what it gave up once more before its client ends. An acquire
 //!   that nobody answered may be executed late, behind the release that ended it, and with its client gone nobody answers
 //!   the revoke.
 
