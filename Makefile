@@ -4,20 +4,25 @@
 # make scenarios   the lab's scenarios, all or TESTS="3 12", ROUNDS=5 times, JOBS=4 rounds side by side
 # make sim         the simulator: SEEDS=500 fresh seeds, those that once failed, and three mistakes that it must find
 # make run         three nodes lose their primary while lock_tester runs, and get it back
+# make kills       real nodes killed, stopped and cut off under load: six checks with their figures, some 4 minutes;
+#                  CHECKS="gaps stops" only these, ROUNDS=5 fewer rounds
+# make soak        all of that at once for SECONDS=600: calls stay linearizable, memory, threads, files and disks flat
 # make clean       remove what was built
 # make help        this list
 
 PROGRAMS = lock_server lock_tester lock_demo rsm_tester rpctest
 TARGET   = $(or $(CARGO_TARGET_DIR),target)
 TESTS    =
+CHECKS   =
 ROUNDS   = 1
+SECONDS  = 600
 JOBS     = 4
 SEEDS    = 500
 START   := $(shell date +%s)000
 
 need = @command -v $(1) >/dev/null || { echo "make: $(1) is missing: install $(2)" >&2; exit 1; }
 
-.PHONY: build test test-root scenarios sim run clean help
+.PHONY: build test test-root scenarios sim run torture kills soak clean help
 
 build:
 	$(call need,cargo,Rust (https://rustup.rs))
@@ -29,10 +34,12 @@ build:
 test: build
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy --package sim --all-targets -- -D warnings
+	cargo clippy --package sim --package linear --all-targets -- -D warnings
+	cargo clippy --package torture --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
 	cargo test
 	cargo test --package sim
+	cargo test --package torture
 	test-scripts/scenarios.pl 3 8 16
 
 test-root: build
@@ -50,6 +57,16 @@ sim:
 
 run: build
 	test-scripts/demo.pl
+
+torture: build
+	cargo build --release --package torture
+
+# Without ROUNDS on the command line each check has its own number.
+kills: torture
+	$(TARGET)/release/torture kills --bin bin $(if $(filter command line,$(origin ROUNDS)),--rounds $(ROUNDS)) $(CHECKS)
+
+soak: torture
+	$(TARGET)/release/torture soak --bin bin --seconds $(SECONDS)
 
 clean:
 	cargo clean

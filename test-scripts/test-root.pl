@@ -50,7 +50,24 @@ my @checks = (
         fill($full);
         return gives_up('No space left', $full, "$bin/lock_server", $port, $port);
     }],
-    # The log is open, the disk has room for a name but not for what joining writes.
+    # The logs are open; the locks' next page has no room.
+    ['the disk fills up under a running server, and has room again', sub {
+        my ($port) = draw_ports(1);
+        my $small = mount_tmpfs('size=256k');
+        my ($server, $log) = start_first_in($small, $port, "$bin/lock_server", $port, $port);
+        fill($small);
+        my ($tester) = start_in($folder, "$bin/lock_tester", $port);
+        my $said = gave_up("rsm-$port.log: can't write it: No space left", $server, $log);
+        my $again = gives_up('make room on its disk', $small, "$bin/lock_server", $port, $port);
+        unlink "$small/filler" or die "cannot remove the filler: $!\n";
+        # What it had acknowledged is there, so the tester goes on where it was.
+        start_in($small, "$bin/lock_server", $port, $port);
+        wait_for(60, sub { defined ended($tester) }) or die "lock_tester still runs after 60 s\n";
+        die 'lock_tester ended with ' . how_ended(ended($tester)) . "\n" if ended($tester) != 0;
+        chomp($said, $again);
+        return "$said\n$again\nwith room again, lock_tester passed";
+    }],
+    # A joiner makes the Paxos log be written first.
     ['the disk fails under a running server', sub {
         need_strace();
         my ($port, $joiner) = draw_ports(2);
@@ -94,7 +111,11 @@ sub start_in {
 # Starts the first node of a new service and waits for its first view.
 sub start_first {
     my ($port, @command) = @_;
-    my $where = new_folder();
+    return start_first_in(new_folder(), $port, @command);
+}
+
+sub start_first_in {
+    my ($where, $port, @command) = @_;
     my ($server, $log) = start_in($where, @command);
     chdir $where;
     my $serves = wait_for(END_SECONDS, sub { done_records($port) });

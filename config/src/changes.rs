@@ -9,22 +9,45 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::time::{Instant, now};
-use yfs_paxos::protocol::{PREPAREREQ, PaxosStatus, PrepareArg};
-use yfs_paxos::{Outcome, ProposalNumber, Value};
+use yfs_paxos::protocol::{DISKREQ, PREPAREREQ, PaxosStatus, PrepareArg};
+use yfs_paxos::{DiskId, Outcome, ProposalNumber, Value};
 
 use crate::config::Config;
 use crate::detector::FailureDetector;
+use crate::events::Event;
 use crate::view::ViewId;
 
 /// The total time of one question while catching up.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Config {
-    /// Proposes view `vid + 1` with `new_m` as the last member. [`Outcome::Decided`] means that it was added by a ballot
-    /// of this call's own.
-    pub fn add(&self, new_m: &str, vid: ViewId) -> Outcome {
-        self.propose(Some(vid), |view| view.with(new_m).ok())
+    /// Proposes view `vid + 1` with `new_m` as the last member, which is on `disk` (`None` for a lab node), if all members
+    /// answer now: with one of them dead and not yet removed, a joiner that dies, too, could cost the majority. Blocks for
+    /// at most a ping's time before the round.
+    pub fn add(&self, new_m: &str, vid: ViewId, disk: Option<DiskId>) -> Outcome {
+        let asked = now();
+        if !self.probe(|detector, _| detector.has_all(asked)) && !rt::probe::weakened("L7-joiner-beside-the-dead") {
+            return Outcome::NoMajority;
+        }
+        self.propose(Some(vid), disk.map(|disk| (new_m, disk)), |view| {
+            observe(|| Event::Adding { vid, member: new_m.to_owned(), asked_ago: asked.elapsed() });
+            view.with(new_m).ok()
+        })
+    }
+
+    /// Whether `name`, on this disk, may vote from now on, as far as this node can tell: it was added to the view on this
+    /// node's proposal, after it had asked for that, and has been a member since (rule 3).
+    pub fn has_added(&self, name: &str, disk: DiskId) -> bool {
+        self.acceptor.has_added(name, disk)
+    }
+
+    /// The disk of `name`, one of our nodes. `None`: it doesn't answer.
+    pub fn disk_of(&self, name: &str) -> Option<DiskId> {
+        let client = self.handles.client(name).ok()?;
+        let (status, disk) = client.call(DISKREQ, (0,), ASK_TIMEOUT).ok()?;
+        (status == PaxosStatus::OK as i32).then_some(DiskId(disk))
     }
 
     /// Proposes the view without `m`, if a majority of that view answers now: else the next death, or one that hasn't been
@@ -34,16 +57,23 @@ impl Config {
         if !self.probe(|detector, _| detector.leaves_majority(m, asked)) {
             return Outcome::NoMajority;
         }
-        self.propose(None, |view| view.contains(m).then(|| view.without(m).ok()).flatten())
+        let role = self.state.lock().role;
+        let may_go = |view: &Value| view.contains(m) && role.may_remove(view.members().len());
+        self.propose(None, None, |view| may_go(view).then(|| view.without(m).ok()).flatten())
     }
 
     /// Proposes a view with the same members.
     pub fn propose_same(&self) -> Outcome {
-        self.propose(None, |view| Some(view.clone()))
+        self.propose(None, None, |view| Some(view.clone()))
     }
 
     /// Runs one round for the view after the last one (which must be `vid`, if that is given).
-    pub(crate) fn propose(&self, vid: Option<ViewId>, next: impl FnOnce(&Value) -> Option<Value>) -> Outcome {
+    pub(crate) fn propose(
+        &self,
+        vid: Option<ViewId>,
+        added: Option<(&str, DiskId)>,
+        next: impl FnOnce(&Value) -> Option<Value>,
+    ) -> Outcome {
         let Some((last, view)) = self.last_view() else { return Outcome::Impossible };
         if vid.is_some_and(|vid| vid != last) {
             return Outcome::Old;
@@ -52,17 +82,11 @@ impl Config {
         if !self.check_majority() && !rt::probe::weakened("L2-numbers-crawl") {
             return Outcome::NoMajority;
         }
-        let outcome = self.proposer.run(last.next().0, &view, &value);
+        let outcome = self.proposer.run_to_add(last.next().0, &view, &value, added);
         if outcome.is_decided() {
             self.wait_for(last.next());
         }
         outcome
-    }
-
-    /// Whether all members answer now. Blocks for at most a ping's time.
-    pub fn all_answer(&self) -> bool {
-        let asked = now();
-        self.probe(|detector, _| detector.has_all(asked))
     }
 
     /// Whether `enough` holds of the answers had lately, after asking everybody if need be.

@@ -30,6 +30,7 @@ use yfs_paxos::{Acceptor, Instance, LogError, OnFatal, PaxosChange, Proposer, Re
 use yfs_rpc::{Handles, Server};
 
 use crate::detector::FailureDetector;
+use crate::roles::Role;
 use crate::view::{ViewId, Views};
 use crate::{Options, ranks};
 
@@ -60,15 +61,15 @@ pub(crate) struct State {
     pub(crate) behind_since: Option<Instant>,
     /// This node asks to be removed.
     pub(crate) wants_out: bool,
-    /// This node may propose the removal of others.
-    pub(crate) may_remove: bool,
+    /// What this node is.
+    pub(crate) role: Role,
     /// Until then lab nodes aren't pinged: they are several views ahead.
     pub(crate) lab_rests_until: Option<Instant>,
     /// A view with the same members is wanted after this one.
     pub(crate) same_wanted: Option<ViewId>,
-    /// The node that this one joins through: it is believed as a member is.
-    pub(crate) through: Option<String>,
-    /// While this node knows no view: who spoke of which.
+    /// The nodes that this one joins through: they are believed as members are.
+    pub(crate) through: Vec<String>,
+    /// Who spoke last of a view after this node's last, without being believed.
     pub(crate) heard: Option<(String, ViewId)>,
     pub(crate) majority: bool,
     pub(crate) change: Option<Weak<dyn ViewChange>>,
@@ -82,7 +83,7 @@ impl State {
     /// lost its disk, and knows view 1 alone when it dies, would take itself for the only member. It gets all views at
     /// once, from joinreq.
     pub(crate) fn believes(&self, name: &str) -> bool {
-        let joins_through = self.through.as_deref() == Some(name) && self.views.vid() > ViewId(0);
+        let joins_through = self.through.iter().any(|known| known == name) && self.views.vid() > ViewId(0);
         self.views.is_member(name) || joins_through
     }
 }
@@ -126,10 +127,10 @@ impl Config {
             ahead: None,
             behind_since: None,
             wants_out: false,
-            may_remove: true,
+            role: Role::Holder,
             lab_rests_until: None,
             same_wanted: None,
-            through: None,
+            through: Vec::new(),
             heard: None,
             majority: true,
             change: None,
@@ -162,10 +163,10 @@ impl Config {
         self.state.lock().change = Some(change);
     }
 
-    /// Names the node through which this one joins: when that node is ahead, it is followed though it is no member of the
-    /// last view here.
-    pub fn set_joins_through(&self, name: &str) {
-        self.state.lock().through = Some(name.to_owned());
+    /// Names the nodes through which this one joins: when one of them is ahead, it is followed though it is no member of
+    /// the last view here.
+    pub fn set_joins_through(&self, names: &[String]) {
+        self.state.lock().through = names.to_vec();
     }
 
     /// Starts the heartbeater.
@@ -223,14 +224,20 @@ impl Config {
         self.state.lock().views.get(vid).is_some_and(|view| view.contains(m))
     }
 
+    /// For how long the disk has not been done with something for the Paxos log.
+    pub fn disk_stalled(&self) -> Duration {
+        self.acceptor.stalled()
+    }
+
     /// Whether the Paxos log is empty: a new node, or one that lost its disk.
     pub fn is_new(&self) -> bool {
         self.acceptor.is_new()
     }
 
-    /// While this node knows no view: a node that spoke of one, and which. A first node that hears this lost its disk.
-    pub fn heard_of_view(&self) -> Option<(String, ViewId)> {
-        self.state.lock().heard.clone()
+    /// A node that isn't a member and spoke of a later view, and which; told once. A first node that hears this may have
+    /// lost its disk.
+    pub fn take_heard_of_view(&self) -> Option<(String, ViewId)> {
+        self.state.lock().heard.take()
     }
 
     /// Commits view 1, this node alone. For the first node of a new service only: its owner knows that it is one. False if
@@ -300,7 +307,7 @@ impl Config {
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
         let trusted = state.believes(m);
-        if mine == ViewId(0) && vid > mine && check_name(m).is_ok() {
+        if !trusted && vid > mine && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));
         }
         if state.wants_out {

@@ -48,6 +48,8 @@ pub enum Pong {
     Well,
     /// It is in an earlier view.
     Behind,
+    /// It knows no view: it hasn't heard yet that it is a member, or has lost its disk. It can't vote (rule 3).
+    Blank,
     /// "Remove me."
     Remove,
 }
@@ -65,9 +67,17 @@ struct Peer {
     refused_since: Option<Instant>,
     answered: Option<Instant>,
     behind_since: Option<Instant>,
+    blank: bool,
     asked: bool,
     doubted: bool,
     spared_until: Option<Instant>,
+}
+
+impl Peer {
+    /// Whether it has answered after `since`, as one that may vote.
+    fn can_vote(&self, since: Instant) -> bool {
+        self.answered >= Some(since) && !self.blank
+    }
 }
 
 /// What one member knows of the others' lives.
@@ -165,8 +175,9 @@ impl FailureDetector {
         peer.doubted = false;
         peer.answered = Some(now);
         peer.asked = pong == Pong::Remove;
+        peer.blank = pong == Pong::Blank;
         match pong {
-            Pong::Behind => drop(peer.behind_since.get_or_insert(now)),
+            Pong::Behind | Pong::Blank => drop(peer.behind_since.get_or_insert(now)),
             Pong::Well | Pong::Remove => peer.behind_since = None,
         }
     }
@@ -208,7 +219,7 @@ impl FailureDetector {
     /// one that is just being noticed, would leave it stuck (two of three die, and the one that comes back asks to be
     /// removed first).
     pub fn leaves_majority(&self, gone: &str, since: Instant) -> bool {
-        let others = self.peers.iter().filter(|(name, peer)| *name != gone && peer.answered >= Some(since)).count();
+        let others = self.peers.iter().filter(|(name, peer)| *name != gone && peer.can_vote(since)).count();
         let enough = others + 1 >= majority_of(self.members.saturating_sub(1));
         self.members > 1 && (enough || rt::probe::weakened("mutant-removal-unguarded"))
     }
@@ -242,13 +253,13 @@ impl FailureDetector {
 
     /// Whether a majority, this node among them, has answered lately.
     pub fn has_majority(&self, now: Instant) -> bool {
-        let answered = self.peers.values().filter(|peer| self.is_recent(peer, now)).count();
+        let answered = self.peers.values().filter(|peer| self.is_recent(peer, now) && !peer.blank).count();
         self.members > 0 && answered + 1 >= majority_of(self.members)
     }
 
     /// Whether all members have answered after `since`.
     pub fn has_all(&self, since: Instant) -> bool {
-        self.members > 0 && self.peers.values().all(|peer| peer.answered >= Some(since))
+        self.members > 0 && self.peers.values().all(|peer| peer.can_vote(since))
     }
 
     /// How a member stands.

@@ -1,5 +1,7 @@
 //! What a node reports of the others to a simulator ([`rt::probe`]), in the order of `config.state`.
 
+use std::time::Duration;
+
 use crate::ViewId;
 use crate::detector::Reason;
 
@@ -10,6 +12,15 @@ pub enum Event {
     Answered {
         /// Which one.
         peer: String,
+    },
+    /// All members have answered, and one more is proposed.
+    Adding {
+        /// The view that it is to follow.
+        vid: ViewId,
+        /// Which one.
+        member: String,
+        /// How long ago they were asked, by this node's clock.
+        asked_ago: Duration,
     },
     /// The members are asked whether they are well, before one is removed.
     Probing,

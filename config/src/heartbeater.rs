@@ -64,7 +64,7 @@ impl Heartbeater {
         };
         if self.may_propose(config, vid) {
             tracing::info!(node = %config.myaddr(), %vid, "proposing the same members");
-            let outcome = config.propose(Some(vid), |view| Some(view.clone()));
+            let outcome = config.propose(Some(vid), None, |view| Some(view.clone()));
             self.note(config, &outcome);
         }
     }
@@ -90,7 +90,7 @@ impl Heartbeater {
     fn remove_suspect(&mut self, config: &Config) {
         let (suspects, vid) = {
             let state = config.state.lock();
-            if !state.may_remove {
+            if !state.views.last().is_some_and(|view| state.role.may_remove(view.members().len())) {
                 return;
             }
             (state.detector.suspects(now()), state.views.vid())
@@ -122,7 +122,7 @@ impl Heartbeater {
         let (name, reason) = suspect;
         tracing::info!(node = %config.myaddr(), member = name, ?reason, vid = %vid, "proposing a removal");
         observe(|| Event::Removing { vid, member: name.clone(), reason });
-        let outcome = config.propose(Some(vid), |view| view.without(&name).ok());
+        let outcome = config.propose(Some(vid), None, |view| view.without(&name).ok());
         self.note(config, &outcome);
     }
 }
@@ -217,6 +217,8 @@ impl Config {
                     let theirs = if ok && !ours { mine } else { theirs };
                     let pong = if !ok && theirs == asked {
                         Pong::Remove
+                    } else if theirs == ViewId(0) && mine > theirs && ours {
+                        Pong::Blank
                     } else if theirs < mine {
                         Pong::Behind
                     } else {

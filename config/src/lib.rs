@@ -28,7 +28,7 @@ pub mod view;
 
 pub use config::{Config, ViewChange};
 pub use options::{Options, Timing};
-pub use roles::Standing;
+pub use roles::{Role, Standing};
 pub use view::ViewId;
 pub use yfs_paxos::{LogError, OnFatal, Outcome, RestoreError, Value};
 

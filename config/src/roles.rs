@@ -11,6 +11,28 @@ use crate::config::Config;
 use crate::detector::FailureDetector;
 use crate::view::ViewId;
 
+/// What a member is, and so whether it may propose that others leave: one that holds the state has to be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It holds the state.
+    Holder,
+    /// It is to be given the state. Only the last member of a view is one of these, so of two others one is a holder.
+    Joiner,
+    /// It has lost the state, and wants to be removed.
+    Lost,
+}
+
+impl Role {
+    /// Whether a member of this view may propose to remove another one.
+    pub(crate) fn may_remove(self, members: usize) -> bool {
+        match self {
+            Role::Holder => true,
+            Role::Joiner => members > 2,
+            Role::Lost => false,
+        }
+    }
+}
+
 /// How a member stands, as far as this node can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -25,12 +47,10 @@ pub enum Standing {
 }
 
 impl Config {
-    /// Whether this node holds the state, or will be given it. While false, heartbeats are answered "remove me", and this
-    /// node proposes nobody's removal by itself.
-    pub fn set_role(&self, holder: bool) {
+    /// Tells what this node is. One that is [`Role::Lost`] answers heartbeats "remove me".
+    pub fn set_role(&self, role: Role) {
         let mut state = self.state.lock();
-        state.wants_out = !holder;
-        state.may_remove = holder;
+        (state.wants_out, state.role) = (role == Role::Lost, role);
     }
 
     /// How the other members of the last view stand. Asks all of them; blocks for at most a ping's time.

@@ -7,7 +7,7 @@ use common::{Cluster, PATIENCE, wait_until};
 use rt::time::sleep;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use yfs_config::{Outcome, Standing, Timing, ViewId};
+use yfs_config::{Outcome, Role, Standing, Timing, ViewId};
 
 #[test]
 fn nodes_join_one_after_the_other_and_all_hear_of_each_view_once_in_order() {
@@ -20,7 +20,6 @@ fn nodes_join_one_after_the_other_and_all_hear_of_each_view_once_in_order() {
         assert!(node.config.ismember(&node.name, ViewId(3)));
         assert!(node.log().contains(&format!("done 3 {} \n", cluster.names.join(" "))), "{}", node.log());
     }
-    assert!(cluster.nodes[1].config.all_answer());
 }
 
 #[test]
@@ -94,14 +93,14 @@ fn a_view_of_the_same_members_is_proposed_until_it_comes() {
 fn a_node_that_may_remove_nobody_removes_nobody_and_says_how_the_others_stand() {
     let mut cluster = Cluster::new(3, Timing::default());
     for node in &cluster.nodes {
-        node.config.set_role(false);
+        node.config.set_role(Role::Lost);
     }
     let gone = cluster.names[1].clone();
     cluster.kill(&gone);
     let survey = || cluster.nodes[0].config.survey().into_values().collect::<Vec<_>>();
     wait_until("both are known", || survey() == [Standing::Refuses, Standing::AsksRemoval]);
     assert_eq!(cluster.nodes[0].config.vid(), ViewId(3));
-    cluster.nodes[0].config.set_role(true);
+    cluster.nodes[0].config.set_role(Role::Holder);
     wait_until("both are removed", || cluster.nodes[0].members() == [cluster.names[0].clone()]);
 }
 

@@ -88,17 +88,17 @@ fn h13_heartbeats_and_isrunning_do_not_wait_for_a_round() {
 fn a_new_node_hears_that_somebody_knows_a_view() {
     let dir = TempDir::new().unwrap();
     let node = Node::start(&names(1)[0], dir.path(), &Timing::default());
-    assert_eq!(node.config.heard_of_view(), None);
+    assert_eq!(node.config.take_heard_of_view(), None);
     let client = client(&node.name);
     // It answers, with its own number, which is none.
     assert_eq!(client.call(HEARTBEAT, ("41000".to_owned(), 7), SECOND), Ok((1, 0)));
-    assert_eq!(node.config.heard_of_view(), Some(("41000".to_owned(), ViewId(7))));
+    assert_eq!(node.config.take_heard_of_view(), Some(("41000".to_owned(), ViewId(7))));
     // And when it wants to be removed, with the asker's.
     node.config.ask_removal(true);
     assert_eq!(client.call(HEARTBEAT, ("41000".to_owned(), 7), SECOND), Ok((1, 7)));
     let arg = PrepareArg { instance: 9, n: ProposalNumber { n: 1, node: "42000".into() } };
     assert_eq!(client.call(PREPAREREQ, ("42000".to_owned(), arg), SECOND).unwrap().0, 1);
-    assert_eq!(node.config.heard_of_view(), Some(("42000".to_owned(), ViewId(8))));
+    assert_eq!(node.config.take_heard_of_view(), Some(("42000".to_owned(), ViewId(8))));
     assert!(node.config.is_new());
 }
 
@@ -119,5 +119,5 @@ fn a_log_in_use_or_damaged_is_a_clear_error() {
     node.kill();
     let path = dir.path().join(format!("paxos-{name}.log"));
     rt::fs::File::append(&path).unwrap().write_all(b"done 1 a\nnonsense\n").unwrap();
-    assert!(open().is_some_and(|e| e.contains("damaged at byte 22")));
+    assert!(open().is_some_and(|e| e.contains("damaged at byte 57")));
 }

@@ -23,13 +23,15 @@ use std::time::Duration;
 
 use rt::probe::observe;
 use rt::sync::Mutex;
-use rt::time::Instant;
+use rt::time::{Instant, now};
 use yfs_rpc::{Server, Workers};
 
 use crate::events::Event;
 use crate::log::{self, Log, LogError};
-use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
-use crate::record::{Record, RestoreError};
+use crate::protocol::{
+    ACCEPTREQ, AcceptArg, DECIDEREQ, DISKREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes,
+};
+use crate::record::{DiskId, Record, RestoreError};
 use crate::state::{AcceptorState, Step};
 use crate::{Instance, ProposalNumber, Value, ranks};
 
@@ -66,6 +68,8 @@ pub struct Acceptor {
     me: String,
     on_fatal: OnFatal,
     state: Mutex<Inner>,
+    /// Since when the disk has been at work on what was appended last.
+    writing: Mutex<Option<Instant>>,
 }
 
 impl Acceptor {
@@ -78,7 +82,12 @@ impl Acceptor {
         observe(|| restored(&paxos));
         let due = VecDeque::new();
         let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
-        Ok(Arc::new(Acceptor { me: me.to_owned(), on_fatal, state: Mutex::new(ranks::STATE, inner) }))
+        Ok(Arc::new(Acceptor {
+            me: me.to_owned(),
+            on_fatal,
+            state: Mutex::new(ranks::STATE, inner),
+            writing: Mutex::new(ranks::WRITING, None),
+        }))
     }
 
     /// Who is told of decided values. To be called before [`Acceptor::register`].
@@ -92,6 +101,13 @@ impl Acceptor {
         server.reg_on(Workers::Peers, PREPAREREQ, move |src: String, arg: PrepareArg| match acceptor.upgrade() {
             Some(acceptor) => acceptor.preparereq(&src, &arg),
             None => (PaxosStatus::ERR, PrepareRes::default()),
+        });
+        let acceptor = Arc::downgrade(self);
+        server.reg_on(Workers::Peers, DISKREQ, move |_unused: i32| {
+            match acceptor.upgrade().and_then(|a| a.prove_disk()) {
+                Some(DiskId(disk)) => (PaxosStatus::OK, disk),
+                None => (PaxosStatus::ERR, 0),
+            }
         });
         let acceptor = Arc::downgrade(self);
         server.reg_on(Workers::Peers, ACCEPTREQ, move |src: String, arg: AcceptArg| match acceptor.upgrade() {
@@ -133,6 +149,43 @@ impl Acceptor {
     /// The highest number promised in the next instance.
     pub fn promised(&self) -> Option<ProposalNumber> {
         self.state.lock().paxos.promised().cloned()
+    }
+
+    /// For how long the disk has not been done with what was written: one that works takes milliseconds.
+    pub fn stalled(&self) -> Duration {
+        self.writing.lock().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// The number of this node's disk.
+    pub fn disk(&self) -> Option<DiskId> {
+        self.state.lock().paxos.disk()
+    }
+
+    /// Handler: the number of this node's disk, written once more: one that hangs keeps the asker waiting, and one that fails
+    /// says nothing.
+    fn prove_disk(&self) -> Option<DiskId> {
+        let mut proven = None;
+        let (status, ()) = self.step(0, |paxos| {
+            proven = paxos.disk();
+            Step { record: proven.map(Record::Disk), status: PaxosStatus::OK, result: (), behind: false }
+        });
+        proven.filter(|_| status == PaxosStatus::OK)
+    }
+
+    /// Whether a node on this disk may vote in the instances to come, as far as this node's rounds show (rule 3).
+    pub fn has_added(&self, node: &str, disk: DiskId) -> bool {
+        self.state.lock().paxos.has_added(node, disk)
+    }
+
+    /// Writes down that a node on this disk is about to be added in the next instance. False if that can't be written.
+    pub(crate) fn note_added(&self, instance: Instance, node: &str, disk: DiskId) -> bool {
+        let record = Record::Added(instance, node.to_owned(), disk);
+        let (status, ()) = self.step(instance, |paxos| {
+            // It can't fail.
+            let _ = paxos.replay(record.clone());
+            Step { record: Some(record), status: PaxosStatus::OK, result: (), behind: false }
+        });
+        status == PaxosStatus::OK
     }
 
     /// Whether another node's round got a vote here within the last `time`: then it's better to wait how that ends.
@@ -289,7 +342,10 @@ impl Acceptor {
 
     /// Writes records; promises and votes among them were asked for in `instance`.
     fn write(&self, inner: &mut Inner, instance: Instance, records: &[Record]) -> Result<(), LogError> {
-        if let Err(error) = inner.log.append(records) {
+        *self.writing.lock() = Some(now());
+        let appended = inner.log.append(records);
+        *self.writing.lock() = None;
+        if let Err(error) = appended {
             inner.failed = true;
             return Err(error);
         }
@@ -353,6 +409,8 @@ fn event(asked: Instance, record: &Record) -> Event {
         Record::PropSeen(n) => Event::Promised { instance: asked, n },
         Record::Accepted(n, value) => Event::Accepted { instance: asked, n, value },
         Record::Done(instance, value) => Event::Committed { instance, value },
+        Record::Disk(_) => Event::DiskNoted,
+        Record::Added(instance, member, _) => Event::Adding { instance, member },
     }
 }
 

@@ -38,6 +38,15 @@ pub enum Event {
         /// The value.
         value: Value,
     },
+    /// The disk's number is on the disk.
+    DiskNoted,
+    /// It is on the disk that a node is about to be added, with nothing inherited.
+    Adding {
+        /// In which instance.
+        instance: Instance,
+        /// Which node.
+        member: String,
+    },
     /// A proposer begins a round.
     RoundBegun {
         /// For which instance.

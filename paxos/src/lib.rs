@@ -33,7 +33,7 @@ pub use acceptor::{Acceptor, OnFatal, PaxosChange};
 pub use log::LogError;
 pub use proposer::{Outcome, Proposer};
 pub use protocol::ProposalNumber;
-pub use record::RestoreError;
+pub use record::{DiskId, RestoreError};
 pub use value::{Value, ValueError};
 
 /// The number of a Paxos instance, and so of a view. The first is 1; 0 means that nothing is decided yet.
@@ -47,6 +47,8 @@ pub mod ranks {
     pub const TURN: Rank = Rank::new(40, "paxos.turn");
     /// [`crate::Acceptor`]: state, log and upcalls due. Held across a write to the disk; never across an RPC or upcall.
     pub const STATE: Rank = Rank::new(50, "paxos.state");
+    /// [`crate::Acceptor`]: since when it writes. Held for moments only.
+    pub const WRITING: Rank = Rank::new(52, "paxos.writing");
     /// The answers that a proposer's step has got so far. Held for moments only.
     pub const ANSWERS: Rank = Rank::new(55, "paxos.answers");
 }

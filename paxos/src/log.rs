@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! crc 00000000
+//! disk 5f0c3e9a71b2d846
+//! crc XXXXXXXX
 //! done 1 41000
 //! crc 42c689b4
 //! propseen 1 41000
@@ -36,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 use rt::fs::{self, File};
 
-use crate::record::Record;
+use crate::record::{DiskId, Record};
 use crate::state::AcceptorState;
 
 /// Why the log can't be used.
@@ -125,7 +127,7 @@ impl Log {
         }
         let is_there = fs::exists(path).map_err(io(path, "look for"))?;
         let bytes = if is_there { fs::read(path).map_err(io(path, "read"))? } else { Vec::new() };
-        let Scan { state, text, mut file, keep } = Scan::of(&bytes, me)
+        let Scan { mut state, text, mut file, keep } = Scan::of(&bytes, me)
             .map_err(|Damage { offset, what }| LogError::Damaged { path: path.to_owned(), offset, what })?;
         let torn = bytes.get(keep..).unwrap_or_default();
         if !torn.is_empty() {
@@ -133,6 +135,14 @@ impl Log {
             if rt::probe::weakened("mutant-torn-end-stays") {
                 file.extend_from_slice(torn);
             }
+        }
+        if state.disk().is_none() {
+            let disk = Record::Disk(DiskId(rt::random::u64()));
+            let line = disk.to_string();
+            let block = [line.as_bytes(), crc_line(line.as_bytes()).as_bytes()].concat();
+            file.splice(HEAD.len()..HEAD.len(), block);
+            // A disk's number is right whatever came before it.
+            state.replay(disk).map_err(|what| LogError::Damaged { path: path.to_owned(), offset: keep, what })?;
         }
         let file = replace(path, &file)?;
         Ok((Log { path: path.to_owned(), file, text, failed: false, _lock: lock }, state))
@@ -151,7 +161,7 @@ impl Log {
         }
         let lines: String = records.iter().map(Record::to_string).collect();
         let whole = lines.clone() + &crc_line(lines.as_bytes());
-        self.text.push_str(&lines);
+        records.iter().filter(|record| record.is_of_the_lab()).for_each(|record| self.text += &record.to_string());
         let written = self.file.write_all(whole.as_bytes()).map_err(io(&self.path, "write"));
         let sync = || if rt::probe::weakened("H5-answer-before-sync") { Ok(()) } else { self.file.sync_data() };
         let synced = written.and_then(|()| sync().map_err(io(&self.path, "sync")));
@@ -271,14 +281,17 @@ impl Scan {
         }
         let mut lines = String::new();
         for (offset, line) in block.drain(..) {
-            let replayed = Record::parse(line).and_then(|record| self.state.replay(record));
-            replayed.map_err(|what| Damage { offset, what })?;
+            let damage = |what| Damage { offset, what };
+            let record = Record::parse(line).map_err(damage)?;
             lines.push_str(line);
             lines.push('\n');
+            if record.is_of_the_lab() {
+                self.text += &record.to_string();
+            }
+            self.state.replay(record).map_err(damage)?;
         }
         self.file.extend_from_slice(lines.as_bytes());
         self.file.extend_from_slice(crc_line(lines.as_bytes()).as_bytes());
-        self.text.push_str(&lines);
         Ok(())
     }
 }

@@ -22,8 +22,12 @@ fn history() -> Vec<Vec<Record>> {
     ]
 }
 
+/// A file, but for the number of its disk, which is drawn.
 fn read(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap()
+    let text = String::from_utf8(fs::read(path).unwrap()).unwrap();
+    let rest = text.strip_prefix(HEAD).filter(|rest| rest.starts_with("disk "));
+    let after = rest.map(|rest| rest.splitn(3, '\n').nth(2).unwrap());
+    after.map_or(text.clone(), |after| HEAD.to_owned() + after).into_bytes()
 }
 
 fn write(path: &Path, bytes: &[u8]) {
@@ -38,7 +42,7 @@ fn path_in(dir: &TempDir) -> PathBuf {
 }
 
 fn open(path: &Path) -> Result<(Log, AcceptorState), LogError> {
-    Log::open(path, "41000")
+    Log::open(path, "41000").map(|(log, state)| (log, state.without_disk()))
 }
 
 /// The file that these appends, given by their lines, leave.

@@ -32,7 +32,7 @@ use crate::ballot::Ballot;
 use crate::calls::{Calls, Next};
 use crate::events::Event;
 use crate::protocol::{ACCEPTREQ, AcceptArg, DECIDEREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
-use crate::{Instance, ProposalNumber, Value, ranks};
+use crate::{DiskId, Instance, ProposalNumber, Value, ranks};
 
 /// Each step waits at most this long (lab: 1 s a call).
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -112,6 +112,18 @@ impl Proposer {
     /// Runs a round for `instance` among the members of `view` that proposes `value`. Blocks for at most three steps; to
     /// be called with no lock held that an upcall needs.
     pub fn run(&self, instance: Instance, view: &Value, value: &Value) -> Outcome {
+        self.run_to_add(instance, view, value, None)
+    }
+
+    /// As [`Proposer::run`]. `added` is the node that the value adds, and its disk: they are written down once a majority
+    /// has promised and nothing was accepted before ([`Acceptor::has_added`]).
+    pub fn run_to_add(
+        &self,
+        instance: Instance,
+        view: &Value,
+        value: &Value,
+        added: Option<(&str, DiskId)>,
+    ) -> Outcome {
         {
             let mut turn = self.turn.lock();
             if turn.running {
@@ -119,7 +131,7 @@ impl Proposer {
             }
             turn.running = true;
         }
-        let outcome = self.round(instance, view, value);
+        let outcome = self.round(instance, view, value, added);
         tracing::debug!(node = %self.me, instance, value = %value, ?outcome, "round");
         {
             let mut turn = self.turn.lock();
@@ -134,7 +146,7 @@ impl Proposer {
         outcome
     }
 
-    fn round(&self, instance: Instance, view: &Value, value: &Value) -> Outcome {
+    fn round(&self, instance: Instance, view: &Value, value: &Value, added: Option<(&str, DiskId)>) -> Outcome {
         let last = self.acceptor.instance();
         if instance <= last {
             return Outcome::Old;
@@ -151,6 +163,12 @@ impl Proposer {
         let mut ballot = Ballot::new(view.clone(), value.clone());
         if let Some(outcome) = self.prepare(instance, &n, &unlikely, &mut ballot) {
             return outcome;
+        }
+        if let Some((node, disk)) =
+            added.filter(|_| !ballot.is_inherited() || rt::probe::weakened("S5-inherited-add-counts"))
+            && !self.acceptor.note_added(instance, node, disk)
+        {
+            return Outcome::NoMajority;
         }
         self.breakpoint1();
         if let Some(outcome) = self.accept(instance, &n, &unlikely, &mut ballot) {

@@ -4,8 +4,11 @@
 //! propseen N NODE          a promise: no proposal below (N, NODE)
 //! accepted N NODE VALUE    a vote; it promises (N, NODE) too
 //! done INSTANCE VALUE      a decided value
+//! disk ID                  ours: the number of this disk, drawn when the log was made
+//! added INSTANCE NODE ID   ours: this node proposed to add NODE, on the disk ID, in INSTANCE, and inherited nothing
 //! ```
-//! propseen and accepted belong to the instance after the last done. A value is each member and one blank.
+//! propseen and accepted belong to the instance after the last done. A value is each member and one blank. An ID has 16
+//! hexadecimal digits.
 //!
 //! This text also travels: the answer to a node that joins is the log of the node that it asked (lab: `acceptor::dump`
 //! and `restore`). There it may be anything, so [`parse_text`] takes whole lines that are records, and nothing else.
@@ -26,6 +29,21 @@ pub enum Record {
     /// A decided value.
     #[doc(alias = "loginstance")]
     Done(Instance, Value),
+    /// The number of the disk that the log is on.
+    Disk(DiskId),
+    /// A majority had promised this node an instance in which nothing had been accepted, when it was to add a node; it is
+    /// safe for that node, if it is added in the instance and still has this disk, to vote in later ones (rule 3).
+    Added(Instance, String, DiskId),
+}
+
+/// Tells a disk from the one that was there before it was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiskId(pub u64);
+
+impl fmt::Display for DiskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
 
 impl fmt::Display for Record {
@@ -34,6 +52,8 @@ impl fmt::Display for Record {
             Record::PropSeen(n) => writeln!(f, "propseen {n}"),
             Record::Accepted(n, v) => writeln!(f, "accepted {n} {}", v.as_str()),
             Record::Done(instance, v) => writeln!(f, "done {instance} {}", v.as_str()),
+            Record::Disk(disk) => writeln!(f, "disk {disk}"),
+            Record::Added(instance, node, disk) => writeln!(f, "added {instance} {node} {disk}"),
         }
     }
 }
@@ -62,8 +82,20 @@ impl Record {
                     instance => Ok(Record::Done(instance, parse_value(v)?)),
                 }
             }
+            "disk" => Ok(Record::Disk(parse_disk(rest)?)),
+            "added" => {
+                let (instance, rest) = rest.split_once(' ').ok_or("added without a node")?;
+                let (node, disk) = rest.split_once(' ').ok_or("added without a disk")?;
+                value::check_name(node).map_err(|e| e.to_string())?;
+                Ok(Record::Added(parse_number(instance)?, node.to_owned(), parse_disk(disk)?))
+            }
             _ => Err("no record".into()),
         }
+    }
+
+    /// Whether the lab has such records. The others are this node's own business, and don't travel.
+    pub(crate) fn is_of_the_lab(&self) -> bool {
+        !matches!(self, Record::Disk(_) | Record::Added(..))
     }
 
     /// Whether `bytes` are the beginning of a record's line, or all of it but its end of line: whether anything can
@@ -71,7 +103,7 @@ impl Record {
     pub(crate) fn may_begin(bytes: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
         let Some((word, rest)) = text.split_once(' ') else {
-            return ["propseen", "accepted", "done"].iter().any(|word| word.starts_with(text));
+            return ["propseen", "accepted", "done", "disk", "added"].iter().any(|word| word.starts_with(text));
         };
         match word {
             "propseen" => after_number(rest, name_may_begin),
@@ -80,6 +112,11 @@ impl Record {
                 None => name_may_begin(rest),
             }),
             "done" => !rest.starts_with('0') && after_number(rest, value_may_begin),
+            "disk" => disk_may_begin(rest),
+            "added" => after_number(rest, |rest| match rest.split_once(' ') {
+                Some((node, disk)) => value::check_name(node).is_ok() && disk_may_begin(disk),
+                None => name_may_begin(rest),
+            }),
             _ => false,
         }
     }
@@ -96,6 +133,17 @@ fn parse_number(text: &str) -> Result<u32, String> {
 fn parse_proposal(n: &str, node: &str) -> Result<ProposalNumber, String> {
     value::check_name(node).map_err(|e| e.to_string())?;
     Ok(ProposalNumber { n: parse_number(n)?, node: node.to_owned() })
+}
+
+fn parse_disk(text: &str) -> Result<DiskId, String> {
+    if text.len() != 16 || !disk_may_begin(text) {
+        return Err(format!("{text:?} is no number of a disk"));
+    }
+    u64::from_str_radix(text, 16).map(DiskId).map_err(|e| e.to_string())
+}
+
+fn disk_may_begin(text: &str) -> bool {
+    text.len() <= 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn parse_value(text: &str) -> Result<Value, String> {
@@ -234,6 +282,9 @@ pub(crate) mod tests {
             "accepted 10 crc a b ab aba ".to_owned(),
             "accepted 1 propseen done".to_owned(),
             "done 4294967295 crc 00000000".to_owned(),
+            "disk 0123456789abcdef".to_owned(),
+            "added 7 41000 00000000ffffffff".to_owned(),
+            format!("added 4294967295 {long} 0000000000000000"),
             format!("propseen 1 {long}"),
             format!("accepted 1 {long} a {long} b "),
             format!("done 1 {many}"),
@@ -243,11 +294,15 @@ pub(crate) mod tests {
 
     /// Something that makes a line of `text`, if anything can.
     fn completion(text: &str) -> Option<String> {
-        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a"];
+        let (disk, zeros) = ("disk 0000000000000000", "0".repeat(16));
+        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a", disk, "added 1 a 0000000000000000"];
         let begun = words.iter().filter_map(|line| line.strip_prefix(text).map(str::to_owned));
         let names = ["", "Z", "ZZ", "Z Z", "Z ZZ"];
         let more = names.iter().flat_map(|n| [n.to_string(), format!(" {n}"), format!("1 {n}")]);
-        begun.chain(more).find(|end| Record::parse(&format!("{text}{end}")).is_ok())
+        let added = names.iter().flat_map(|n| ["", " ", "1 "].map(|before| format!("{before}{n} {zeros}")));
+        let disks = (0..=16).map(|digits| zeros[..digits].to_owned());
+        let (disks, added): (Vec<_>, Vec<_>) = (disks.collect(), added.collect());
+        begun.chain(more).chain(disks).chain(added).find(|end| Record::parse(&format!("{text}{end}")).is_ok())
     }
 
     #[test]
@@ -281,6 +336,9 @@ pub(crate) mod tests {
             "done 1 a  ",
             "done 4294967296",
             "done 1 a/",
+            "disk 0123456789abcdef0",
+            "disk 0123456789ABCDEF",
+            "added 1 a g",
         ] {
             assert!(!Record::may_begin(text.as_bytes()), "{text}");
         }

@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use crate::protocol::{AcceptArg, DecideArg, PaxosStatus, PrepareArg, PrepareRes};
-use crate::record::{Record, RestoreError, parse_text};
+use crate::record::{DiskId, Record, RestoreError, parse_text};
 use crate::{Instance, ProposalNumber, Value};
 
 /// An acceptor's answer, and what comes before and after it.
@@ -58,12 +58,39 @@ pub struct AcceptorState {
     promised: Option<ProposalNumber>,
     #[doc(alias = "n_a")]
     accepted: Option<(ProposalNumber, Value)>,
+    disk: Option<DiskId>,
+    /// Nodes of the last view, and those that are to be added in the next: see [`Record::Added`].
+    added: BTreeMap<String, (Instance, DiskId)>,
 }
 
 impl AcceptorState {
     /// A node that knows nothing yet.
     pub fn new(me: &str) -> Self {
-        AcceptorState { me: me.to_owned(), views: BTreeMap::new(), promised: None, accepted: None }
+        AcceptorState {
+            me: me.to_owned(),
+            views: BTreeMap::new(),
+            promised: None,
+            accepted: None,
+            disk: None,
+            added: BTreeMap::new(),
+        }
+    }
+
+    /// The number of this node's disk, once its log has one.
+    pub fn disk(&self) -> Option<DiskId> {
+        self.disk
+    }
+
+    #[cfg(test)]
+    pub(crate) fn without_disk(self) -> Self {
+        AcceptorState { disk: None, ..self }
+    }
+
+    /// Whether a node on this disk may vote in the instances to come, as far as this node's rounds show (rule 3).
+    pub fn has_added(&self, node: &str, disk: DiskId) -> bool {
+        let Some((since, _)) = self.added.get(node).filter(|(_, added)| *added == disk) else { return false };
+        let mut views = (*since..=self.instance()).map(|instance| self.views.get(&instance));
+        *since <= self.instance() && views.all(|view| view.is_some_and(|view| view.contains(node)))
     }
 
     /// The last decided instance; 0 if there is none.
@@ -224,6 +251,9 @@ impl AcceptorState {
         assert!(before.is_none(), "invariant 4: the value of instance {instance} was known");
         self.promised = None;
         self.accepted = None;
+        if let Some(view) = self.views.get(&instance) {
+            self.added.retain(|node, _| view.contains(node));
+        }
     }
 
     /// Takes over what another node's log has decided beyond this one's; its promises and votes are not this node's
@@ -287,6 +317,10 @@ impl AcceptorState {
                     return Err(format!("instance {instance} comes after {}", self.instance()));
                 }
                 self.commit(instance, value);
+            }
+            Record::Disk(disk) => self.disk = Some(disk),
+            Record::Added(instance, node, disk) => {
+                self.added.insert(node, (instance, disk));
             }
         }
         Ok(())

@@ -5,12 +5,21 @@ use crate::protocol::Viewstamp;
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A replica was made; it holds no state.
+    /// A replica was made; it has no state yet.
     Started {
         /// The last view of its log, 0 without one.
         vid: u32,
         /// That view's members.
         members: Vec<String>,
+    },
+    /// A replica has taken over the state from its disk, at its start.
+    Recovered {
+        /// The last request executed in it.
+        last: Viewstamp,
+        /// Its [`digest`].
+        state: u64,
+        /// Whether it counts: the node was in sync with it once, and has been a member since.
+        holds: bool,
     },
     /// The first node begins a service in view 1.
     FirstView,
@@ -20,11 +29,6 @@ pub enum Event {
         vid: u32,
         /// Its members, the primary first.
         members: Vec<String>,
-    },
-    /// Nobody holds the state: this node goes on from an empty one.
-    FromNothing {
-        /// In which view.
-        vid: u32,
     },
     /// A backup has installed the primary's state.
     Installed {
@@ -62,6 +66,9 @@ pub enum Event {
         vs: Viewstamp,
         /// Its [`request_digest`].
         request: u64,
+        /// The [`request_digest`] of what the state machine ran: nothing, if the request opened a session, or was
+        /// executed before.
+        ran: Option<u64>,
         /// By the primary, after all others.
         as_primary: bool,
         /// The [`digest`] of the state after it.

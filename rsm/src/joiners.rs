@@ -9,7 +9,7 @@ use rt::time::Instant;
 
 /// After a failed sync a name isn't admitted for so long; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-const MAX_WAIT: Duration = Duration::from_secs(300);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 /// A name that has been quiet for so long after its wait starts afresh.
 const FORGIVEN: Duration = Duration::from_secs(600);
 const MAX_NAMES: usize = 64;

@@ -5,18 +5,24 @@
 //!
 //! Layers: this crate is in charge of replication, yfs-config of the sequence of views, yfs-paxos of agreement on it.
 
+mod client_session;
 pub mod events;
 mod foreign;
 mod joiners;
+pub mod journal;
 pub mod protocol;
 mod recovery;
 pub mod replica;
 mod rsm;
 mod rsm_client;
+mod sessions;
+mod start_over;
 pub mod state_machine;
 mod test_server;
 
+pub use journal::JournalError;
 pub use rsm::{OnFatal, Options, Rsm, RsmError};
 pub use rsm_client::{MAX_BUSY, RsmClient, RsmClientError};
+pub use start_over::{Survivor, start_over};
 pub use state_machine::StateMachine;
 pub use yfs_config::{LogError, Timing};

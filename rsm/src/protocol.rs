@@ -45,6 +45,34 @@ wire_status! {
     }
 }
 
+wire_struct! {
+    /// A client's session: how many were opened before it, and a number that its client has chosen at random.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+    pub struct SessionId {
+        /// Counts the sessions.
+        pub number: u64,
+        /// The client's own number.
+        pub owner: u64,
+    }
+}
+
+wire_status! {
+    /// What became of a request in a session, or of one for a session: the value beside the result.
+    pub enum SessionStatus {
+        /// It was executed, now or before.
+        OK = 0,
+        /// Not executed now, nor in future: the session isn't there, or the number was given up.
+        EXPIRED = 1,
+        /// Not executed: too far above what is answered.
+        AHEAD = 2,
+        /// Not executed: the view has lab members, which know no sessions. Requests have to come without one.
+        NOSESSION = 3,
+        /// Not executed: the primary doesn't serve yet, or is about another request. Ask again. (Told BUSY by
+        /// [`ClientStatus`] a client doesn't know whether it was.)
+        BUSY = 4,
+    }
+}
+
 wire_status! {
     /// Answers to other nodes.
     pub enum RsmStatus {
@@ -71,6 +99,15 @@ wire_status! {
 pub const CLIENT_INVOKE: Procedure<(u32, Bytes), Bytes> = Procedure::new(0x9001);
 /// Client to any node -> the view's members, and once more the primary as the last.
 pub const CLIENT_MEMBERS: Procedure<(i32,), Vec<String>> = Procedure::new(0x9002);
+
+/// A procedure of every state machine of ours, inside client_invoke and invoke: opens a session. Lab nodes would abort.
+pub const OPEN: Procedure<(u64,), SessionId> = Procedure::new(0x5946_0001);
+/// A session, a number in it, the number below which the client has all answers, from there on the numbers that it has
+/// given up, a procedure, its marshalled arguments.
+pub type RequestArgs = (SessionId, u64, u64, Vec<u64>, u32, Bytes);
+/// A procedure of every state machine of ours, inside client_invoke and invoke: answers what client_invoke answers without
+/// a session. Lab nodes would abort.
+pub const REQUEST: Procedure<RequestArgs, Bytes> = Procedure::new(0x5946_0002);
 
 /// Primary to backup: procedure, viewstamp, marshalled arguments.
 pub const INVOKE: Procedure<(u32, Viewstamp, Bytes), i32> = Procedure::new(0x10001);

@@ -3,14 +3,18 @@
 //! The recovery thread brings a node from wherever it stands into the service: it joins while the latest view doesn't
 //! name it or was formed without it, and syncs while the view changes.
 //!
-//! What a restart means while the state is in memory alone: a node that its log names is a member that lost its state.
-//! It asks to be removed, and to be added again. If every other member has lost its state as well, or is dead, nobody
-//! holds it any more: then, as in the lab, the service goes on from an empty state, and says so.
+//! A node that is started again takes part only in a view formed after that (rule 1). If its log has the state, it proposes
+//! the same members again; if not (it was to be sent it when it ended, or its disk was lost), it asks to be removed, and
+//! to be added again.
 //!
 //! Invariants:
-//! 1. A node serves, or hands out its state, in a view only after it was in sync in it (replica.rs).
+//! 1. A node serves, or hands out its state, in a view only after it was in sync in it (replica.rs), and what it hands
+//!    out is on its own disk.
 //! 2. A joiner is added when all members are in sync, one at a time, so at most the last member holds no state.
 //! 3. A state that can't be read leaves the node out of sync; and nobody is handed one that it couldn't read (foreign.rs).
+//! 4. If no member holds the state, the service is out, and says so (rule 5).
+//! 5. A node whose disk was lost votes only after it was removed and added again: "you are a member" is said to the disk
+//!    that was added, and to no other (rule 3; [`Config::has_added`](yfs_config::Config::has_added)).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +23,8 @@ use std::time::Duration;
 use rt::probe::observe;
 use rt::sync::{Mutex, Rank};
 use rt::time::{Instant, now};
-use yfs_config::{Standing, ViewId};
+use yfs_config::{Role, Standing, ViewId};
+use yfs_paxos::DiskId;
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Procedure};
@@ -46,6 +51,14 @@ const TRANSFER_PAUSE: Duration = Duration::from_millis(20);
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// A wait that ends so much too late shows that this node itself was stopped or starved.
 const OVERSLEPT: Duration = Duration::from_millis(150);
+/// A backup that gets no state from its primary for so long proposes the view without it, again and again.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(4);
+/// The longest pause between two tries to form a view after a start; the first is [`FIRST_JOIN_PAUSE`] at most.
+const MAX_REPROPOSE_PAUSE: Duration = Duration::from_secs(1);
+/// The first node listens for so long before it begins a service; the others ping a member twice in that time.
+const LISTEN: Duration = Duration::from_millis(300);
+/// How often it listens, as long as somebody speaks of a view who then doesn't answer.
+const MOST_LISTENING: usize = 10;
 /// How long a joiner's request waits for the members to be in sync.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A larger state doesn't fit into an answer; a little below the longest PDU.
@@ -55,9 +68,21 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 const SLOT_RANK: Rank = Rank::new(26, "rsm.answer");
 
+/// What a node that wants to join says when it is asked back.
+struct Joiner {
+    /// It asks to be removed, or may: a lab node can't say so.
+    asks_removal: bool,
+    /// `None` for a lab node.
+    disk: Option<DiskId>,
+    /// Its disk, if it knows no view: it is new, or its disk was lost.
+    blank: Option<DiskId>,
+}
+
 /// What the recovery thread does next.
 enum Step {
     Join,
+    /// A view with the same members, formed after this node's start.
+    Propose,
     Sync(u32),
     Wait,
     Stop,
@@ -66,6 +91,12 @@ enum Step {
 impl<S: StateMachine> Inner<S> {
     /// The recovery thread.
     pub(crate) fn recovery(self: &Arc<Self>) {
+        // Only a node without a log, that is named as the first, begins a service.
+        let named = self.first == self.me || rt::probe::weakened("S6-first-begins-again");
+        let begins = named && self.cfg.is_new();
+        if begins && !self.begin_unless_there_is_one() {
+            return;
+        }
         let mut pause = FIRST_JOIN_PAUSE;
         let mut tries = 0_u32;
         loop {
@@ -76,7 +107,13 @@ impl<S: StateMachine> Inner<S> {
                     let mut state = self.state.lock();
                     // Looked at again under the lock, so that no commit is missed.
                     if !state.stopping && !state.replica.in_view_change() && !state.left_behind {
-                        self.recovery_cond.wait(&mut state);
+                        // Who has just begun a service goes on listening for the one that was there before.
+                        let until = if begins { now() + LISTEN } else { Instant::NEVER };
+                        self.recovery_cond.wait_until(&mut state, until);
+                    }
+                    drop(state);
+                    if begins && self.is_named_elsewhere() == Some(true) {
+                        return;
                     }
                 }
                 Step::Sync(vid_insync) => {
@@ -87,6 +124,15 @@ impl<S: StateMachine> Inner<S> {
                     };
                     if synced {
                         tracing::info!(node = %self.me, vid = vid_insync, "in sync");
+                    }
+                }
+                Step::Propose => {
+                    self.pause_until_commit(now() + rt::random::duration_below(pause));
+                    if self.state.lock().replica.wants_new_view() && !self.cfg.propose_same().is_decided() {
+                        pause = (pause * 2).min(MAX_REPROPOSE_PAUSE);
+                        self.has_learnt_views();
+                    } else {
+                        pause = FIRST_JOIN_PAUSE;
                     }
                 }
                 Step::Join => {
@@ -108,23 +154,65 @@ impl<S: StateMachine> Inner<S> {
         }
     }
 
+    /// The first node without a log is either new, or has lost its disk: then the others, who don't know that yet, ping it
+    /// (rule 3). False if it must not begin a service.
+    fn begin_unless_there_is_one(&self) -> bool {
+        for _ in 0..MOST_LISTENING {
+            let deadline = now() + LISTEN;
+            {
+                let mut state = self.state.lock();
+                while !state.stopping && self.recovery_cond.wait_until(&mut state, deadline) {}
+                if state.stopping {
+                    return false;
+                }
+            }
+            match self.is_named_elsewhere() {
+                Some(true) => return false,
+                Some(false) => break,
+                None => {}
+            }
+        }
+        self.begin_service().inspect_err(|error| self.fatal(&error.to_string())).is_ok()
+    }
+
+    /// Whether a node that spoke of a view names this one as a member: this is its service's first node, whose disk was
+    /// lost. The node stops then. It is asked back, so that no stranger's word is enough. `None`: it doesn't answer.
+    fn is_named_elsewhere(&self) -> Option<bool> {
+        let Some((name, vid)) = self.cfg.take_heard_of_view() else { return Some(false) };
+        let client = self.handles.client(&name).ok()?;
+        let (_, members) = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT).ok()?;
+        let knows = self.cfg.ismember(&name, self.cfg.vid());
+        if knows || !members.contains(&self.me) {
+            return Some(false);
+        }
+        self.fatal(&format!(
+            "this node has no log, and {name} names it as a member of view {vid}: its disk was lost, and to begin a new service \
+             would make a second one. Start it as a node that joins: with {name}, and not itself, as FIRST"
+        ));
+        Some(true)
+    }
+
     fn next_step(&self) -> Step {
-        let (step, ask_removal) = {
+        let (step, role) = {
             let state = self.state.lock();
             let replica = &state.replica;
-            let lost = replica.is_member() && !replica.holds_state() && (!replica.takes_part() || replica.is_primary());
+            let lost = replica.role() == Role::Lost;
             let step = if state.stopping {
                 Step::Stop
             } else if !replica.is_member() || lost || state.left_behind {
                 Step::Join
+            } else if !replica.takes_part() {
+                Step::Propose
             } else if replica.in_view_change() {
                 Step::Sync(replica.vid())
             } else {
                 Step::Wait
             };
-            (step, lost)
+            (step, replica.role())
         };
-        self.cfg.set_role(!ask_removal || rt::probe::weakened("H8-restart-unannounced"));
+        if role != Role::Lost || !rt::probe::weakened("H8-restart-unannounced") {
+            self.cfg.set_role(role);
+        }
         step
     }
 
@@ -144,8 +232,8 @@ impl<S: StateMachine> Inner<S> {
         if member && rt::probe::weakened("S3-same-members-again") {
             return self.cfg.propose_same().is_decided();
         }
-        if member && !left_behind && self.nobody_holds_the_state() {
-            return self.begin_from_nothing();
+        if member && !left_behind {
+            self.warn_if_nobody_holds_the_state();
         }
         let mut asked = Vec::new();
         let (candidates, believed) = self.candidates();
@@ -174,8 +262,9 @@ impl<S: StateMachine> Inner<S> {
     /// name views; then whoever was a member before (H25). The second value says how many are believed.
     fn candidates(&self) -> (Vec<String>, usize) {
         let mut names = vec![self.first.clone()];
+        names.extend(self.joins_through().into_iter().filter(|name| *name != self.first));
         if rt::probe::weakened("H25-joiner-asks-first-only") {
-            return (names, 1);
+            return (vec![self.first.clone()], 1);
         }
         let (last, mut add) = (self.cfg.vid().0, |view: &[String]| {
             view.iter().for_each(|name| {
@@ -193,6 +282,12 @@ impl<S: StateMachine> Inner<S> {
             }
         }
         (names, believed)
+    }
+
+    /// Whether somebody who is believed knew views that this node hasn't heard of.
+    fn has_learnt_views(&self) -> bool {
+        let (candidates, believed) = self.candidates();
+        candidates.iter().take(believed).any(|candidate| self.has_learnt_views_from(candidate))
     }
 
     /// Whether `name` knew views that this node hasn't heard of: one may name it, whose primary is dead. Only for a node
@@ -221,32 +316,13 @@ impl<S: StateMachine> Inner<S> {
         members.pop().filter(|primary| yfs_rpc::names::address(primary).is_ok())
     }
 
-    /// Every other member of the latest view is dead, or has lost its state as this node has.
-    fn nobody_holds_the_state(&self) -> bool {
-        self.cfg.survey().values().all(|standing| matches!(standing, Standing::Refuses | Standing::AsksRemoval))
-    }
-
-    /// Nobody holds the state: forms a view after this node's start, and as its primary goes on with an empty state.
-    fn begin_from_nothing(&self) -> bool {
-        let begun = {
-            let mut state = self.state.lock();
-            let begun = state.replica.takes_part() && state.replica.is_primary();
-            if begun {
-                state.replica.begin_from_nothing();
-                observe(|| Event::FromNothing { vid: state.replica.vid() });
-            }
-            begun
-        };
-        if begun {
-            tracing::warn!(node = %self.me, "no member holds the state any more: going on with an empty one");
-            return true;
+    /// Says so if every other member of the latest view has lost its state, as this node has: that is an outage, which
+    /// only an operator can end (rule 5).
+    fn warn_if_nobody_holds_the_state(&self) {
+        if self.cfg.survey().values().all(|standing| *standing == Standing::AsksRemoval) {
+            tracing::error!(node = %self.me, "no member holds the service's state any more: it is out until one that does is \
+                started again, or an operator starts over (docs/durable-state.md)");
         }
-        let dead = self.cfg.survey().into_iter().find(|(_, standing)| *standing == Standing::Refuses);
-        let outcome = match dead {
-            Some((name, _)) => self.cfg.remove(&name),
-            None => self.cfg.propose_same(),
-        };
-        outcome.is_decided()
     }
 
     /// Asks `m`, the primary, to be added, and learns the views from it (lab: `join`).
@@ -293,30 +369,34 @@ impl<S: StateMachine> Inner<S> {
             tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
             return (RsmStatus::ERR, Bytes::default());
         }
-        let (added, kept_away) = {
+        let (listed, added, kept_away) = {
             let state = self.state.lock();
             let listed = state.replica.is_member() && state.replica.members().iter().any(|member| member == m);
-            (listed && !state.replica.is_proven(m), state.joiners.is_kept_away(m, now()))
+            (listed, listed && !state.replica.is_proven(m), state.joiners.is_kept_away(m, now()))
         };
         if kept_away && !added {
             return busy;
         }
-        let Some(asks_removal) = self.answers(m) else {
+        let Some(joiner) = self.ask_back(m) else {
             tracing::debug!(node = %self.me, src = m, "joinreq: no node answers at the name that wants to join");
             return busy;
         };
         tracing::info!(node = %self.me, src = m, %last, "joinreq");
-        if added {
+        let disk_lost = listed && joiner.blank.is_some_and(|disk| !self.cfg.has_added(m, disk));
+        if added && (!disk_lost || rt::probe::weakened("S4-member-again")) {
             // It hasn't heard of it. It has to learn the views, or it can't vote, and may be what the majority lacks: so
             // it is told even while this node is not in sync, or doesn't hold the state.
             return (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes()));
         }
-        let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
-        if !self.cfg.all_answer() {
-            // With a member dead and not yet removed, one more dead joiner could cost the majority.
-            return busy;
+        if disk_lost {
+            // What it promised is forgotten: it has to go before it may vote again (rule 3).
+            tracing::warn!(node = %self.me, src = m, "joinreq: a member that lost its disk is removed first");
+            if !self.cfg.remove(m).is_decided() {
+                return busy;
+            }
         }
-        if proven && !asks_removal {
+        let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
+        if proven && !joiner.asks_removal {
             tracing::warn!(node = %self.me, src = m, "joinreq in the name of a member that is well");
             return busy;
         }
@@ -338,16 +418,26 @@ impl<S: StateMachine> Inner<S> {
             tracing::error!(node = %self.me, src = m, "joinreq: the state is too large to be transferred: nobody can join");
             return busy;
         }
-        // Asked once more: it may have died while it waited, and one that is dead must not become a member.
-        if !listed && (self.answers(m).is_none() || !self.cfg.add(m, ViewId(vid)).is_decided()) {
-            return busy;
+        if !listed {
+            // Asked once more: it may have died while it waited, and one that is dead must not become a member.
+            let Some(joiner) = self.ask_back(m) else { return busy };
+            if !self.cfg.add(m, ViewId(vid), joiner.disk).is_decided() {
+                return busy;
+            }
         }
-        if self.cfg.ismember(m, self.cfg.vid()) { (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes())) } else { busy }
+        // Another's round may have added a node of this name, on a disk that was lost since.
+        let may_vote =
+            joiner.blank.is_none_or(|disk| self.cfg.has_added(m, disk)) || rt::probe::weakened("S4-member-again");
+        if may_vote && self.cfg.ismember(m, self.cfg.vid()) {
+            (RsmStatus::OK, Bytes(self.cfg.dump().into_bytes()))
+        } else {
+            busy
+        }
     }
 
     /// Whether the state can be sent in one answer. A member that can't fetch it would be removed again, and come again.
     fn state_fits(&self) -> bool {
-        self.state.lock().machine.state.marshal_state().len() <= MAX_STATE_BYTES
+        self.state.lock().machine.marshal_state().len() <= MAX_STATE_BYTES
     }
 
     /// Whether `name` is a node of the lab; `None` if it doesn't answer.
@@ -357,9 +447,8 @@ impl<S: StateMachine> Inner<S> {
         Some(!client.is_ours())
     }
 
-    /// Whether a node answers at a joiner's name, and whether it asks to be removed, or may: a lab node can't say so. One
-    /// that nobody can reach must not become a member.
-    fn answers(&self, m: &str) -> Option<bool> {
+    /// What the node at a joiner's name says of itself. One that nobody can reach must not become a member.
+    fn ask_back(&self, m: &str) -> Option<Joiner> {
         let vid = self.cfg.vid();
         // The first try may only find out that the client is bound to the server that was there before.
         let answer = (0..2).find_map(|_| {
@@ -367,11 +456,13 @@ impl<S: StateMachine> Inner<S> {
             client.bind(MEMBERS_TIMEOUT).ok()?;
             if !client.is_ours() {
                 // A lab node stops at a heartbeat that is more than one view ahead of a round of its own.
-                return Some(true);
+                return Some(Joiner { asks_removal: true, disk: None, blank: None });
             }
+            let disk = self.cfg.disk_of(m)?;
             let (status, theirs) = client.call(HEARTBEAT, (self.me.clone(), vid.0), MEMBERS_TIMEOUT).ok()?;
-            // One without any view has lost its log.
-            Some(status != PaxosStatus::OK as i32 && [0, vid.0].contains(&theirs.cast_unsigned()))
+            let blank = (theirs == 0).then_some(disk);
+            let asks_removal = status != PaxosStatus::OK as i32 && [0, vid.0].contains(&theirs.cast_unsigned());
+            Some(Joiner { asks_removal, disk: Some(disk), blank })
         });
         if answer.is_none() && !self.cfg.ismember(m, vid) {
             // Strangers' names must not pile up.
@@ -410,9 +501,20 @@ impl<S: StateMachine> Inner<S> {
 
     /// The primary's part of a sync: hands out its state until all members have it (lab: `sync_with_backups`).
     fn sync_with_backups(&self, vid_insync: u32) -> bool {
-        let due = {
+        let logged = {
             let mut state = self.state.lock();
             if state.replica.vid() != vid_insync || !state.replica.is_primary() || !state.replica.holds_state() {
+                return false;
+            }
+            state.log_in_sync(&self.journal, vid_insync, false);
+            state.logged
+        };
+        if !self.await_disk(logged, vid_insync) {
+            return false;
+        }
+        let due = {
+            let mut state = self.state.lock();
+            if state.replica.vid() != vid_insync || state.stopping {
                 return false;
             }
             state.replica.begin_sync();
@@ -436,7 +538,7 @@ impl<S: StateMachine> Inner<S> {
                 } else if !notified && now() - deadline > OVERSLEPT {
                     // This node was stopped itself: nobody had a chance.
                     deadline = now() + SYNC_PATIENCE;
-                } else if !notified {
+                } else if !notified && !rt::probe::weakened("L4-waits-for-ever") {
                     let laggards: Vec<String> = state.replica.backups().iter().cloned().collect();
                     drop(state);
                     self.remove_laggards(&laggards);
@@ -444,9 +546,13 @@ impl<S: StateMachine> Inner<S> {
                     deadline = now() + SYNC_PATIENCE;
                 }
             }
-            if state.replica.vid() != vid_insync {
+            drop(state);
+            let Some(lab_backups) = self.has_lab_backups(vid_insync) else { return false };
+            state = self.state.lock();
+            if state.replica.vid() != vid_insync || state.stopping {
                 return false;
             }
+            state.lab_backups = lab_backups;
             state.replica.end_view_change();
             observe(|| Event::Serving { vid: vid_insync });
             if rt::probe::weakened("H12-nothing-due") { Vec::new() } else { state.machine.state.due() }
@@ -455,6 +561,36 @@ impl<S: StateMachine> Inner<S> {
         // The last primary may have died before it sent them.
         self.emit(due);
         true
+    }
+
+    /// Whether any backup of view `vid` is of the lab, once all have answered. `None`: the view has changed, or the node
+    /// stops.
+    fn has_lab_backups(&self, vid: u32) -> Option<bool> {
+        loop {
+            let members = {
+                let state = self.state.lock();
+                if state.replica.vid() != vid || state.stopping {
+                    return None;
+                }
+                state.replica.members().to_vec()
+            };
+            let mut unknown = false;
+            for backup in members.iter().filter(|name| **name != self.me) {
+                match self.is_of_the_lab(backup) {
+                    Some(true) => return Some(true),
+                    Some(false) => {}
+                    None => unknown = true,
+                }
+            }
+            if !unknown {
+                return Some(false);
+            }
+            // One that stays silent is removed: that is a new view.
+            let mut state = self.state.lock();
+            if state.replica.vid() == vid && !state.stopping {
+                self.sync_cond.wait_until(&mut state, now() + TRANSFER_PAUSE);
+            }
+        }
     }
 
     fn remove_laggards(&self, laggards: &[String]) {
@@ -470,7 +606,13 @@ impl<S: StateMachine> Inner<S> {
     /// A backup's part of a sync: fetches the primary's state and says so (lab: `sync_with_primary`).
     fn sync_with_primary(self: &Arc<Self>, vid_insync: u32) -> bool {
         let m = self.primary_of(&self.state.lock().replica);
+        let mut patience = now() + TRANSFER_PATIENCE;
         while !self.statetransfer(&m, vid_insync) {
+            if now() >= patience && !rt::probe::weakened("L4-waits-for-ever") {
+                tracing::warn!(node = %self.me, primary = m, "the primary hands out no state: its removal is proposed");
+                self.cfg.remove(&m);
+                patience = now() + TRANSFER_PATIENCE;
+            }
             let mut state = self.state.lock();
             if state.replica.vid() != vid_insync || state.stopping {
                 return false;
@@ -479,6 +621,11 @@ impl<S: StateMachine> Inner<S> {
             if state.replica.vid() != vid_insync || state.stopping {
                 return false;
             }
+        }
+        // State and mark first (rule 0).
+        let logged = self.state.lock().logged;
+        if !self.await_disk(logged, vid_insync) {
+            return false;
         }
         self.statetransferdone(&m, vid_insync)
     }
@@ -535,8 +682,9 @@ impl<S: StateMachine> Inner<S> {
             return false;
         }
         let keeps = last > res.last && rt::probe::weakened("mutant-newer-state-kept");
-        if last != res.last && !keeps {
-            if let Err(error) = state.machine.state.unmarshal_state(&res.state.0) {
+        let installs = last != res.last && !keeps;
+        if installs {
+            if let Err(error) = state.machine.unmarshal_state(&res.state.0) {
                 state.foreign.unreadable(now());
                 drop(state);
                 tracing::error!(node = %self.me, primary = m, %error, "the primary's state can't be read: this node \
@@ -550,6 +698,9 @@ impl<S: StateMachine> Inner<S> {
         }
         // From here on it takes the view's requests: the primary may send the first one before it has answered us.
         state.replica.end_view_change();
+        // An installed state begins a new log: older requests are never executed on it (rule 4).
+        let is_new = installs && !rt::probe::weakened("S12-old-log-goes-on");
+        state.log_in_sync(&self.journal, vid_insync, is_new);
         observe(|| Event::InSync { vid: vid_insync, last: state.replica.last_myvs(), state: state.digest() });
         tracing::info!(node = %self.me, primary = m, last = %res.last, bytes = res.state.0.len(), "statetransfer");
         true
@@ -598,7 +749,7 @@ impl<S: StateMachine> Inner<S> {
         }
         let mine = state.replica.last_myvs();
         tracing::info!(node = %self.me, src, %last, %mine, vid, "transferreq");
-        let bytes = if last == mine { Bytes::default() } else { Bytes(state.machine.state.marshal_state()) };
+        let bytes = if last == mine { Bytes::default() } else { Bytes(state.machine.marshal_state()) };
         (RsmStatus::OK, TransferRes { state: bytes, last: mine })
     }
 

@@ -8,15 +8,17 @@
 //! 1. `last_myvs` moves with execution only, or with a state that was installed whole.
 //! 2. A stamp that was sent is neither skipped nor given to another request: while one is outstanding no other is given,
 //!    and a new view drops it before any state is handed out (rule 4).
-//! 3. A replica hands out its state, and serves, only if it holds the state: it was in sync in some view s since it
-//!    started, and is named by every view from s on (rule 0).
+//! 3. A replica hands out its state, and serves, only if it holds the state: it was in sync in some view s, now or
+//!    before it was restarted, and is named by every view from s on (rule 0).
 //! 4. A backup executes the stamp after its last one and no other, only in the current view, only when in sync in it.
 //! 5. The primary is the first name of the view: joiners come last, and views differ by one name, so it is the
 //!    primary of the view before if that one is a member, or else the first member of the view before that still is.
 //!
-//! The state is in memory alone: whoever restarts holds nothing, and joins anew.
+//! 6. A replica takes part only in views formed after its start (rule 1), but votes at once.
 
 use std::collections::BTreeSet;
+
+use yfs_config::Role;
 
 use crate::protocol::{ClientStatus, RsmStatus, Viewstamp};
 
@@ -170,9 +172,27 @@ impl Replica {
         self.holds_state = true;
     }
 
-    /// Nobody holds the state any more, and this node goes on with its own.
-    pub fn begin_from_nothing(&mut self) {
-        self.holds_state = true;
+    /// The state was taken over from the disk, at the start. `holds`: invariant 3.
+    pub fn recovered(&mut self, last: Viewstamp, holds: bool) {
+        self.last_myvs = last;
+        self.holds_state = holds;
+    }
+
+    /// What this node is for the others (rule 0). A primary without the state, or one that was named before it was started
+    /// and has none, has lost it.
+    pub fn role(&self) -> Role {
+        if self.holds_state {
+            Role::Holder
+        } else if self.is_member() && (!self.takes_part() || self.is_primary()) {
+            Role::Lost
+        } else {
+            Role::Joiner
+        }
+    }
+
+    /// Whether this node was restarted, and is named by the last view: one is needed that is formed with it (rule 1).
+    pub fn wants_new_view(&self) -> bool {
+        self.is_member() && self.holds_state && !self.takes_part()
     }
 
     /// The primary begins to sync the view: from now on it hands out its state (lab: `sync_with_backups`). True if there

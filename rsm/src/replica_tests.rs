@@ -170,7 +170,7 @@ proptest! {
                 replica.commit(vid, names(&NAMES));
             }
             if !replicas[0].holds_state() {
-                replicas[0].begin_from_nothing();
+                replicas[0].recovered(Viewstamp::default(), true);
             }
             replicas[0].begin_sync();
             let last = replicas[0].last_myvs();

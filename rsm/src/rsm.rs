@@ -9,9 +9,13 @@
 //! Locks: `rsm.invoke` is the turn lock of client requests, held while one is outstanding; `rsm.state` guards replica,
 //! state machine and answer, and is held across no RPC, no upcall and no wait for the disk.
 //!
+//! What a member has acknowledged is on its disk (journal.rs): a backup syncs before it acknowledges, the primary before it
+//! answers the client; what executions ask to be sent leaves after that, too.
+//!
 //! Deviations from the lab: requests are sent to the backups in parallel; a stamp that was sent is sent again until all
 //! have it or the view changes; nobody's mutex is unlocked by somebody else.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -28,11 +32,13 @@ use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, na
 use crate::events::{Event, digest, request_digest};
 use crate::foreign::Foreign;
 use crate::joiners::Joiners;
+use crate::journal::{self, Item, Journal, JournalError, Position, Recovered};
 use crate::protocol::{
-    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, Viewstamp,
+    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, SessionStatus, TRANSFERDONEREQ,
+    TRANSFERREQ, Viewstamp,
 };
 use crate::replica::{Replica, Verdict};
-use crate::state_machine::{Machine, StateMachine};
+use crate::state_machine::{self, Machine, StateMachine};
 use crate::test_server::{self, Partition, Switches};
 
 /// How long a client's request may wait for the backups before the client is told BUSY (lab: 1 s a backup).
@@ -47,6 +53,10 @@ const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
 const REFUSED_PATIENCE: Duration = Duration::from_millis(200);
 /// Requests longer than this are refused: to the backups they go with a few bytes more, in a PDU of at most 10 MiB.
 const MAX_REQUEST_BYTES: usize = 9 << 20;
+/// A disk that hasn't done what it was asked for so long is broken: the node asks to be removed.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a node looks at that.
+const DISK_LOOK: Duration = Duration::from_millis(250);
 /// How long `shutdown` waits for the threads of a replica.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,11 +71,13 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 /// Who a replica is, and where.
 #[derive(Clone)]
 pub struct Options {
-    /// The node to join through; the node itself, to be the first.
+    /// The node to join through; the node itself, to be the first of a new service.
     pub first: String,
+    /// Further nodes to join through.
+    pub also: Vec<String>,
     /// This node's name, and where it listens: `port`, `host:port`, or `0` for any free port of this machine.
     pub me: String,
-    /// The folder of `paxos-<me>.log`.
+    /// The folder of `paxos-<me>.log` and `rsm-<me>.log`.
     pub dir: PathBuf,
     /// Where testers may break this node; always on loopback. `None`: nowhere.
     pub test_port: Option<u16>,
@@ -85,6 +97,7 @@ impl Options {
     pub fn new(first: &str, me: &str) -> Self {
         Options {
             first: first.to_owned(),
+            also: Vec::new(),
             me: me.to_owned(),
             dir: PathBuf::from("."),
             test_port: None,
@@ -124,34 +137,83 @@ pub enum RsmError {
     /// The Paxos log can't be used.
     #[error("{0}")]
     Log(#[from] LogError),
+    /// The log of requests and states can't be used.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// The state in the node's log isn't one of this program's.
+    #[error("{}: the state in it can't be read: {error}", path.display())]
+    State {
+        /// The log.
+        path: PathBuf,
+        /// Why not.
+        error: String,
+    },
+    /// There is nothing to start over from.
+    #[error("there is no log here of a node that is a member and has a state: start over from another one")]
+    NoState,
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
 
-pub(crate) struct State<S> {
+pub(crate) struct State<S: StateMachine> {
     pub(crate) replica: Replica,
     pub(crate) machine: Machine<S>,
     /// What is outstanding: procedure and arguments, and since when a backup refuses it.
     request: Option<(u32, Bytes, Option<Instant>)>,
-    /// The answer to the last request executed as the primary.
-    answer: Option<(Viewstamp, Bytes)>,
+    /// The answer to the last request executed as the primary; it may leave when this much is on the disk.
+    answer: Option<(Viewstamp, Bytes, Position)>,
+    /// What executions ask for, to be sent when this much is on the disk.
+    effects: VecDeque<(Position, Vec<S::Effect>)>,
+    /// How much of the journal describes this state.
+    pub(crate) logged: Position,
+    /// The view in which the state was in sync last, as the journal has it; 0 if it has none.
+    mark: u32,
     pub(crate) foreign: Foreign,
     pub(crate) joiners: Joiners,
+    /// The view that this node serves in has lab backups: no request in a session may go to them.
+    pub(crate) lab_backups: bool,
     /// Lab members are several views ahead.
     pub(crate) left_behind: bool,
+    /// The disk hangs.
+    disk_hangs: bool,
     pub(crate) stopping: bool,
 }
 
 impl<S: StateMachine> State<S> {
+    /// The state is in sync in view `vid`: on the disk once `logged` is (rule 0). A new state has to be written whole.
+    pub(crate) fn log_in_sync(&mut self, journal: &Journal, vid: u32, is_new: bool) {
+        if is_new || self.mark == 0 {
+            self.mark = vid;
+            self.log_base(journal);
+        } else {
+            self.mark = vid;
+            self.logged = journal.append(Item::Mark { vid });
+        }
+    }
+
+    fn log_base(&mut self, journal: &Journal) {
+        let (last, state) = (self.replica.last_myvs(), self.machine.marshal_state());
+        self.logged = journal.append(Item::Base { mark: self.mark, last, state });
+    }
+
+    fn log_request(&mut self, journal: &Journal, vs: Viewstamp, procno: u32, req: &Bytes) {
+        self.logged = journal.append(Item::Request { vs, procedure: procno, args: req.0.clone() });
+        if journal.wants_base() {
+            self.log_base(journal);
+        }
+    }
+
     /// What a simulator is told of a request that was executed.
-    fn executed(&self, vs: Viewstamp, procno: u32, req: &Bytes, as_primary: bool) -> Event {
-        Event::Executed { vs, request: request_digest(procno, &req.0), as_primary, state: self.digest() }
+    fn executed(&self, vs: Viewstamp, procno: u32, req: &Bytes, ran: bool, as_primary: bool) -> Event {
+        let (inner, args) = state_machine::inner(procno, &req.0);
+        let ran = ran.then(|| request_digest(inner, args));
+        Event::Executed { vs, request: request_digest(procno, &req.0), ran, as_primary, state: self.digest() }
     }
 
     /// A number for the state.
     pub(crate) fn digest(&self) -> u64 {
-        digest(&self.machine.state.marshal_state())
+        digest(&self.machine.marshal_state())
     }
 }
 
@@ -160,6 +222,8 @@ type Sink<E> = Arc<dyn Fn(Vec<E>) + Send + Sync>;
 /// What is started and has to be stopped.
 #[derive(Default)]
 struct Parts {
+    /// What the journal had, until it is taken over at the start.
+    recovered: Option<Recovered>,
     testsvr: Option<Server>,
     threads: Vec<JoinHandle>,
 }
@@ -173,6 +237,7 @@ pub(crate) struct Inner<S: StateMachine> {
     pub(crate) handles: Handles,
     pub(crate) rsmrpc: Server,
     switches: Arc<Switches>,
+    pub(crate) journal: Journal,
     invoke_turn: Mutex<()>,
     pub(crate) state: Mutex<State<S>>,
     /// Notified when the outstanding request is executed or dropped, and when the node stops.
@@ -212,15 +277,27 @@ impl<S: StateMachine> Rsm<S> {
             Some((vid, view)) => (vid.0, view.members().to_vec()),
             None => (0, Vec::new()),
         };
+        let (journal, recovered) = if vid == 0 {
+            // Without its Paxos log it is a new node, whatever else lies there.
+            journal::set_aside(&options.dir, &me)?;
+            (Journal::open(&options.dir, &me)?.0, None)
+        } else {
+            Journal::open(&options.dir, &me)?
+        };
         observe(|| Event::Started { vid, members: members.clone() });
         let state = State {
             replica: Replica::new(&me, vid, members),
             machine: Machine::new(state),
             request: None,
             answer: None,
+            effects: VecDeque::new(),
+            logged: Position::default(),
+            mark: 0,
             foreign: Foreign::default(),
             joiners: Joiners::default(),
+            lab_backups: false,
             left_behind: false,
+            disk_hangs: false,
             stopping: false,
         };
         let inner = Arc::new(Inner {
@@ -231,18 +308,19 @@ impl<S: StateMachine> Rsm<S> {
             handles,
             rsmrpc: server,
             switches: Arc::new(Switches::new()),
+            journal,
             invoke_turn: Mutex::new(INVOKE_RANK, ()),
             state: Mutex::new(STATE_RANK, state),
             invoke_cond: Condvar::new(),
             recovery_cond: Condvar::new(),
             sync_cond: Condvar::new(),
             sink: Mutex::new(SINK_RANK, None),
-            parts: Mutex::new(PARTS_RANK, Parts::default()),
+            parts: Mutex::new(PARTS_RANK, Parts { recovered, ..Parts::default() }),
             options,
         });
         let change: Weak<Inner<S>> = Arc::downgrade(&inner);
         inner.cfg.set_view_change(change);
-        inner.cfg.set_joins_through(&inner.first);
+        inner.cfg.set_joins_through(&inner.joins_through());
         inner.clone().register();
         Ok(Rsm(inner))
     }
@@ -256,7 +334,7 @@ impl<S: StateMachine> Rsm<S> {
     /// a value and a result (lab: `rsm::reg`). See [`crate::state_machine`] for what it may do.
     ///
     /// # Panics
-    /// If the number is taken.
+    /// If the number is taken, or is [`OPEN`](crate::protocol::OPEN)'s or [`REQUEST`](crate::protocol::REQUEST)'s.
     pub fn reg<A: Unmarshal + 'static, R: Marshal + 'static>(
         &self,
         procedure: Procedure<A, R>,
@@ -276,13 +354,7 @@ impl<S: StateMachine> Rsm<S> {
     /// [`RsmError`].
     pub fn start(&self) -> Result<(), RsmError> {
         let inner = &self.0;
-        // Only a node without a log, that is named as the first, begins a service; before its port opens, so that no
-        // joiner is sent away.
-        if inner.first == inner.me && inner.cfg.bootstrap()? {
-            let mut state = inner.state.lock();
-            state.replica.begin_first_view();
-            observe(|| Event::FirstView);
-        }
+        inner.start_journal()?;
         let address = inner.rsmrpc.local_addr().to_string();
         inner.rsmrpc.start().map_err(|error| RsmError::Listen { address, error })?;
         if let Some(port) = inner.options.test_port {
@@ -292,6 +364,8 @@ impl<S: StateMachine> Rsm<S> {
                 .map_err(|error| RsmError::TestPort { port, error })?;
             inner.parts.lock().testsvr = Some(testsvr);
         }
+        inner.cfg.set_role(inner.state.lock().replica.role());
+        inner.watch_disk();
         inner.cfg.start().map_err(RsmError::Thread)?;
         let recovering = inner.clone();
         let thread = inner.node.spawn("rsm.recovery", move || recovering.recovery()).map_err(RsmError::Thread)?;
@@ -357,7 +431,133 @@ fn bind(options: &Options) -> Result<(String, Server), RsmError> {
     Ok((me, server))
 }
 
+/// The answer to a request of a session that this primary doesn't stamp.
+fn unstamped(status: SessionStatus) -> (ClientStatus, Bytes) {
+    (ClientStatus::OK, state_machine::answer(status as i32, &Bytes::default()))
+}
+
 impl<S: StateMachine> Inner<S> {
+    /// The nodes to join through.
+    pub(crate) fn joins_through(&self) -> Vec<String> {
+        let names = std::iter::once(&self.first).chain(&self.options.also);
+        names.filter(|name| **name != self.me).cloned().collect()
+    }
+
+    /// Takes over what the journal has, and begins to write.
+    fn start_journal(self: &Arc<Self>) -> Result<(), RsmError> {
+        let recovered = self.parts.lock().recovered.take();
+        if let Some(recovered) = recovered.filter(|_| !rt::probe::weakened("H1-serves-after-restart")) {
+            let mut state = self.state.lock();
+            self.take_over(&mut state, recovered)?;
+            state.log_base(&self.journal);
+        }
+        let (weak, on_fatal) = (Arc::downgrade(self), self.options.on_fatal.clone());
+        let synced = move |position| {
+            if let Some(rsm) = weak.upgrade() {
+                rsm.synced(position);
+            }
+        };
+        self.journal.start(&self.node, synced, move |error| on_fatal(&error.to_string())).map_err(RsmError::Thread)?;
+        let logged = self.state.lock().logged;
+        self.journal.wait(logged, None)?;
+        Ok(())
+    }
+
+    /// The state that this node had when it ended. It holds it if it was in sync once and has been a member since (rule 0).
+    fn take_over(&self, state: &mut State<S>, recovered: Recovered) -> Result<(), RsmError> {
+        let Recovered { mark, base_last, state: bytes, requests } = recovered;
+        let path = self.options.dir.join(journal::file_name(&self.me));
+        state.machine.unmarshal_state(&bytes).map_err(|error| RsmError::State { path, error: error.to_string() })?;
+        let mut last = base_last;
+        for (vs, procedure, args) in requests {
+            state.machine.execute(procedure, &args);
+            last = vs;
+        }
+        // Sent, or derived from the state by the next primary.
+        drop(state.machine.state.take_effects());
+        let vid = state.replica.vid();
+        // A mark after the last view is that of a start_over that a crash has cut short: it is to be run again.
+        let mark = if mark > vid { 0 } else { mark };
+        let holds = mark > 0 && (mark..=vid).all(|since| self.cfg.ismember(&self.me, ViewId(since)));
+        let holds = holds || state.replica.is_member() && rt::probe::weakened("S2-old-state-counts");
+        state.mark = mark;
+        state.replica.recovered(last, holds);
+        observe(|| Event::Recovered { last, state: state.digest(), holds });
+        tracing::info!(node = %self.me, %last, mark, holds, "state from the log");
+        Ok(())
+    }
+
+    /// Begins a service: the state is there before the view that makes it one (rule 0).
+    pub(crate) fn begin_service(&self) -> Result<(), RsmError> {
+        let logged = {
+            let mut state = self.state.lock();
+            state.log_in_sync(&self.journal, 1, true);
+            state.logged
+        };
+        self.journal.wait(logged, None)?;
+        if self.cfg.bootstrap()? {
+            self.state.lock().replica.begin_first_view();
+            observe(|| Event::FirstView);
+        }
+        Ok(())
+    }
+
+    /// A node whose disk hangs still answers pings, and does nothing else: the others must know (L4).
+    fn watch_disk(self: &Arc<Self>) {
+        let hangs = self.journal.stalled().max(self.cfg.disk_stalled()) >= DISK_PATIENCE
+            && !rt::probe::weakened("L4-waits-for-ever");
+        let (before, role) = {
+            let mut state = self.state.lock();
+            if state.stopping {
+                return;
+            }
+            (std::mem::replace(&mut state.disk_hangs, hangs), state.replica.role())
+        };
+        if hangs {
+            self.cfg.ask_removal(true);
+        }
+        if hangs && !before {
+            tracing::error!(node = %self.me, "the disk hangs: this node asks to be removed");
+        } else if before && !hangs {
+            tracing::info!(node = %self.me, "the disk works again");
+            self.cfg.set_role(role);
+        }
+        let weak = Arc::downgrade(self);
+        self.options.pollmgr.run_at(now() + DISK_LOOK, move || {
+            if let Some(rsm) = weak.upgrade() {
+                rsm.watch_disk();
+            }
+        });
+    }
+
+    /// Waits until so much is on the disk, as long as the view stays. False if it isn't.
+    pub(crate) fn await_disk(&self, logged: Position, vid: u32) -> bool {
+        loop {
+            match self.journal.wait(logged, Some(now() + DISK_LOOK)) {
+                Ok(true) => return true,
+                Ok(false) => {
+                    let state = self.state.lock();
+                    if state.replica.vid() != vid || state.stopping {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// So much of the journal is on the disk.
+    fn synced(&self, position: Position) {
+        let mut due = Vec::new();
+        {
+            let mut state = self.state.lock();
+            while state.effects.front().is_some_and(|(at, _)| *at <= position) {
+                due.extend(state.effects.pop_front().into_iter().flat_map(|(_, effects)| effects));
+            }
+        }
+        self.emit(due);
+    }
+
     fn register(self: Arc<Self>) {
         // The server is ours: its handlers must not keep us.
         macro_rules! handler {
@@ -413,11 +613,19 @@ impl<S: StateMachine> Inner<S> {
         let deadline = now() + INVOKE_PATIENCE;
         let outstanding = {
             let mut state = self.state.lock();
-            if let Err(status) = state.replica.may_stamp() {
-                return (status, Bytes::default());
+            match state.replica.may_stamp() {
+                Ok(()) => {}
+                Err(ClientStatus::BUSY) if state_machine::is_of_sessions(procno) => {
+                    return unstamped(SessionStatus::BUSY);
+                }
+                Err(status) => return (status, Bytes::default()),
             }
-            if !state.machine.knows(procno) || req.0.len() > MAX_REQUEST_BYTES {
+            if !state.machine.knows(procno, &req.0) || req.0.len() > MAX_REQUEST_BYTES {
                 return (ClientStatus::ERR, Bytes::default());
+            }
+            if state.lab_backups && state_machine::is_of_sessions(procno) {
+                // Not executed without its session: the client wouldn't learn that it may be executed again.
+                return unstamped(SessionStatus::NOSESSION);
             }
             let stamped = state.replica.stamp();
             observe(|| Event::Stamped { vs: stamped.vs, request: request_digest(procno, &req.0) });
@@ -434,21 +642,31 @@ impl<S: StateMachine> Inner<S> {
         let mut state = self.state.lock();
         loop {
             let anothers = rt::probe::weakened("mutant-anothers-answer");
-            if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs || anothers) {
-                observe(|| Event::Answered { vs });
-                return (ClientStatus::OK, answer);
+            if let Some((_, answer, logged)) = state.answer.take_if(|(answered, ..)| *answered == vs || anothers) {
+                drop(state);
+                return self.answer(vs, answer, logged, deadline);
             }
             let dropped = state.replica.outstanding().is_none_or(|o| o.vs != vs);
             // Told BUSY, the client asks again; the request itself stays outstanding until all have it or the view
             // changes, because its stamp must not be given to another one.
             if dropped || state.stopping || !self.invoke_cond.wait_until(&mut state, deadline) {
-                if let Some((_, answer)) = state.answer.take_if(|(answered, _)| *answered == vs) {
-                    observe(|| Event::Answered { vs });
-                    return (ClientStatus::OK, answer);
+                if let Some((_, answer, logged)) = state.answer.take_if(|(answered, ..)| *answered == vs) {
+                    drop(state);
+                    return self.answer(vs, answer, logged, deadline);
                 }
                 return (ClientStatus::BUSY, Bytes::default());
             }
         }
+    }
+
+    /// Answers once the request is on this node's own disk, too (rule 4): it may be the next primary again.
+    fn answer(&self, vs: Viewstamp, answer: Bytes, logged: Position, deadline: Instant) -> (ClientStatus, Bytes) {
+        let unsynced = rt::probe::weakened("S11-answer-before-sync");
+        if !unsynced && !self.journal.wait(logged, Some(deadline)).unwrap_or(false) {
+            return (ClientStatus::BUSY, Bytes::default());
+        }
+        observe(|| Event::Answered { vs });
+        (ClientStatus::OK, answer)
     }
 
     /// Hands the outstanding request to a backup, again and again until it has it or the request is dropped.
@@ -511,21 +729,28 @@ impl<S: StateMachine> Inner<S> {
 
     /// All backups have executed the request: now the primary does, unless a new view has dropped it.
     fn execute_as_primary(&self, vs: Viewstamp) {
-        let effects = {
+        {
             let mut state = self.state.lock();
             if state.replica.outstanding().is_none_or(|o| o.vs != vs) {
                 return;
             }
             let Some((procno, req, _)) = state.request.take() else { return };
-            let answer = state.machine.execute(procno, &req.0);
+            let (answer, ran) = state.machine.execute(procno, &req.0);
             state.replica.executed(vs);
-            state.answer = Some((vs, answer));
+            observe(|| state.executed(vs, procno, &req, ran, true));
+            state.log_request(&self.journal, vs, procno, &req);
+            let logged = state.logged;
+            state.answer = Some((vs, answer, logged));
             let effects = state.machine.state.take_effects();
-            observe(|| state.executed(vs, procno, &req, true));
-            effects
-        };
+            if !effects.is_empty() {
+                state.effects.push_back((logged, effects));
+            }
+        }
         self.invoke_cond.notify_all();
-        self.emit(effects);
+    }
+
+    pub(crate) fn fatal(&self, reason: &str) {
+        (self.options.on_fatal)(reason);
     }
 
     pub(crate) fn emit(&self, effects: Vec<S::Effect>) {
@@ -537,15 +762,16 @@ impl<S: StateMachine> Inner<S> {
 
     /// Handler: the primary's request, executed here if it is the next one.
     fn invoke(&self, proc: u32, vs: Viewstamp, req: &Bytes) -> (RsmStatus, i32) {
-        {
+        let logged = {
             let mut state = self.state.lock();
             match state.replica.check_invoke(vs) {
                 Verdict::Execute => {
-                    state.machine.execute(proc, &req.0);
+                    let (_, ran) = state.machine.execute(proc, &req.0);
                     state.replica.executed(vs);
                     // The primary sends them.
                     drop(state.machine.state.take_effects());
-                    observe(|| state.executed(vs, proc, req, false));
+                    observe(|| state.executed(vs, proc, req, ran, false));
+                    state.log_request(&self.journal, vs, proc, req);
                 }
                 Verdict::Again => {}
                 Verdict::Refuse => {
@@ -558,6 +784,12 @@ impl<S: StateMachine> Inner<S> {
                     return (RsmStatus::ERR, 0);
                 }
             }
+            state.logged
+        };
+        // What is acknowledged is on the disk.
+        let unsynced = rt::probe::weakened("mutant-backup-acks-unsynced");
+        if !unsynced && !self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)).unwrap_or(false) {
+            return (RsmStatus::ERR, 0);
         }
         self.switches.breakpoint1();
         (RsmStatus::OK, 0)
@@ -626,13 +858,14 @@ impl<S: StateMachine> Inner<S> {
         self.invoke_cond.notify_all();
         self.recovery_cond.notify_all();
         self.sync_cond.notify_all();
-        let Parts { testsvr, threads } = std::mem::take(&mut *self.parts.lock());
+        let Parts { testsvr, threads, .. } = std::mem::take(&mut *self.parts.lock());
         let mut ended = testsvr.is_none_or(|testsvr| testsvr.shutdown());
         ended &= self.cfg.shutdown(deadline);
         // Ends the calls that threads wait for.
         self.handles.clear();
         ended &= self.rsmrpc.shutdown();
         ended &= threads.iter().all(|thread| thread.join_until(deadline));
+        ended &= self.journal.stop(deadline);
         *self.sink.lock() = None;
         ended
     }

@@ -9,13 +9,18 @@
 //! 2. No node is asked again and again because it says BUSY: after [`MAX_BUSY`] in a row another one is asked who the
 //!    primary is, the one that was asked longest ago (H10: a primary that is cut off from its backups says BUSY for
 //!    ever, and others that are cut off name it).
+//! 3. A call that a service of ours took is executed once at most, however often it is sent (H4): each copy has the same
+//!    place in the same session (sessions.rs). When that no longer tells copies apart, because the service has dropped the
+//!    session, or a lab node has come into it, the call ends with `Unknown` unless nobody can have executed it.
+//!
+//! Lab servers know no sessions: towards a primary of the lab, or one of ours with a lab backup, requests go as the lab's
+//! do, and may be executed twice.
 //!
 //! Locks: `rsm_client.members` guards what is known; `rsm_client.asking` is a turn lock: one caller at a time asks for the
-//! members, and those that waited use what it learnt.
+//! members, and those that waited use what it learnt; `rsm_client.session` guards the session (client_session.rs).
 //!
 //! Deviations from the lab: several seeds; calls of several threads are under way at once; BUSY costs milliseconds, not
-//! three seconds. A request that is sent again after an answer was lost may be executed twice; what must not be is told
-//! apart by its arguments, as the lock server does with its xid.
+//! three seconds; sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,9 +29,10 @@ use rt::sync::{Mutex, Rank};
 use rt::time::{Instant, now};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal, decode, encode};
 use yfs_rpc::names::{self, BadName};
-use yfs_rpc::{CallError, Handles, Options, PollMgr, Procedure};
+use yfs_rpc::{CallError, Client, Handles, Options, PollMgr, Procedure};
 
-use crate::protocol::{CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus};
+use crate::client_session::{ClientSession, Ended, Ticket};
+use crate::protocol::{CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, OPEN, REQUEST, SessionId, SessionStatus};
 
 /// How long the primary may take for one try; the lab's five seconds would hide a dead one for too long.
 const INVOKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,8 +62,8 @@ pub enum RsmClientError {
     /// Nobody served the request in time, and nobody executed it.
     #[error("no primary could be reached in time; the request was not executed")]
     Unreachable,
-    /// The request's time was up; it was executed, or it wasn't.
-    #[error("no answer in time; the request may have been executed")]
+    /// The request's time was up, or its session has ended; it was executed once, or it wasn't, or it will be.
+    #[error("no answer; the request may have been executed")]
     Unknown,
     /// The state machine can't execute such a request.
     #[error("the service refused the request")]
@@ -83,6 +89,9 @@ struct Members {
 pub struct RsmClient {
     seeds: Vec<String>,
     handles: Handles,
+    /// Chosen at random; see [`SessionId`].
+    owner: u64,
+    session: ClientSession,
     asking: Mutex<()>,
     members: Mutex<Members>,
 }
@@ -101,10 +110,36 @@ impl Members {
     }
 }
 
+/// A call that is under way.
+struct Call<'a> {
+    session: &'a ClientSession,
+    procedure: u32,
+    args: Bytes,
+    ticket: Option<Ticket>,
+    is_answered: bool,
+    /// It may have been executed, in its session or without one.
+    perhaps_executed: bool,
+    /// It may have been executed in its session: without it, it must not be sent again.
+    perhaps_in_session: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = &self.ticket {
+            let unanswered = if self.perhaps_in_session { Ended::GivenUp } else { Ended::Unsent };
+            self.session.ended(ticket, if self.is_answered { Ended::Answered } else { unanswered });
+        }
+    }
+}
+
 /// What one try came to.
 enum Try {
     Answer(Bytes),
     Refused,
+    /// Nobody can tell any more.
+    Unknown,
+    /// The service has no sessions as it is now.
+    NoSession,
     /// Ask the same node again.
     Busy,
     /// Find out who the primary is.
@@ -141,6 +176,8 @@ impl RsmClient {
         let client = RsmClient {
             seeds: seeds.to_vec(),
             handles: Handles::new(pollmgr, Options { refused_patience: Some(REFUSED_PATIENCE), ..options }),
+            owner: rt::random::u64(),
+            session: ClientSession::new(),
             asking: Mutex::new(ASKING_RANK, ()),
             members: Mutex::new(MEMBERS_RANK, members),
         };
@@ -161,10 +198,12 @@ impl RsmClient {
         self.members.lock().primary.clone()
     }
 
-    /// Has the state machine execute a procedure, and returns its value and result.
+    /// Has the state machine execute a procedure, and returns its value and result. It is executed exactly once, whoever
+    /// dies meanwhile; only in a service with lab nodes maybe more often, as in the lab.
     ///
     /// # Errors
-    /// [`RsmClientError`]; only after `Unknown` the request may have been executed.
+    /// [`RsmClientError`]. After `Unknown` the request may have been executed, or may yet be, once at most; after `Result`
+    /// it has been. After any other it was not executed, and won't be.
     pub fn call<A: Marshal, R: Unmarshal>(
         &self,
         procedure: Procedure<A, R>,
@@ -180,7 +219,16 @@ impl RsmClient {
     }
 
     fn invoke(&self, procedure: u32, args: Bytes, deadline: Instant) -> Result<Bytes, RsmClientError> {
-        let mut perhaps_executed = false;
+        let session = &self.session;
+        let mut call = Call {
+            session,
+            procedure,
+            args,
+            ticket: None,
+            is_answered: false,
+            perhaps_executed: false,
+            perhaps_in_session: false,
+        };
         let mut busy = 0;
         let mut pause = FIRST_PAUSE;
         let mut patience = Patience::new();
@@ -192,45 +240,89 @@ impl RsmClient {
             };
             let left = deadline - now();
             let tried = match primary {
-                Some(primary) if !left.is_zero() => {
-                    self.try_invoke(&primary, procedure, &args, left.min(INVOKE_TIMEOUT), &mut perhaps_executed)
-                }
+                Some(primary) if !left.is_zero() => self.try_invoke(&primary, &mut call, left.min(INVOKE_TIMEOUT)),
                 _ => Try::Elsewhere,
             };
             match tried {
                 Try::Answer(answer) => return Ok(answer),
                 Try::Refused => return Err(RsmClientError::Refused),
+                Try::Unknown => return Err(RsmClientError::Unknown),
                 Try::Busy if busy < MAX_BUSY || rt::probe::weakened("H10-clings-to-busy") => busy += 1,
-                Try::Busy | Try::Elsewhere => {
+                Try::Busy | Try::Elsewhere | Try::NoSession => {
                     busy = 0;
                     self.doubt(answers);
                     self.init_members(deadline, answers);
                 }
             }
             if !sleep_before(deadline, &mut pause) {
-                let error = if perhaps_executed { RsmClientError::Unknown } else { RsmClientError::Unreachable };
+                let error = if call.perhaps_executed { RsmClientError::Unknown } else { RsmClientError::Unreachable };
                 return Err(error);
             }
         }
     }
 
-    fn try_invoke(&self, primary: &str, procedure: u32, args: &Bytes, total: Duration, executed: &mut bool) -> Try {
+    /// One try: in the session, if the primary has sessions.
+    fn try_invoke(&self, primary: &str, call: &mut Call<'_>, total: Duration) -> Try {
+        let deadline = now() + total;
         let Ok(client) = self.handles.client(primary) else { return Try::Elsewhere };
-        match client.call(CLIENT_INVOKE, (procedure, args.clone()), total) {
-            Ok((status, answer)) => match ClientStatus::from_wire(status) {
-                Some(ClientStatus::OK) => Try::Answer(answer),
-                Some(ClientStatus::NOTPRIMARY) => Try::Elsewhere,
-                Some(ClientStatus::BUSY) => {
-                    // The backups may have executed it, and one of them be the next primary.
-                    *executed = true;
-                    Try::Busy
-                }
-                Some(ClientStatus::ERR) | None => Try::Refused,
-            },
-            Err(error) => {
-                *executed |= error.may_have_executed();
-                Try::Elsewhere
+        if client.bind(total).is_err() {
+            return Try::Elsewhere;
+        }
+        let tried = if client.is_ours() { self.try_in_session(&client, call, deadline) } else { Try::NoSession };
+        match tried {
+            Try::NoSession if call.perhaps_in_session => Try::Unknown,
+            Try::NoSession => {
+                send(&client, call.procedure, call.args.clone(), deadline - now(), &mut call.perhaps_executed)
             }
+            tried => tried,
+        }
+    }
+
+    fn try_in_session(&self, client: &Client, call: &mut Call<'_>, deadline: Instant) -> Try {
+        let ticket = match &call.ticket {
+            Some(ticket) => ticket.clone(),
+            None => match self.session.ticket(deadline, || self.open(client, deadline - now())) {
+                Ok(Some(ticket)) => call.ticket.insert(ticket).clone(),
+                Ok(None) => return Try::Busy,
+                Err(tried) => return tried,
+            },
+        };
+        let args =
+            Bytes(encode(&(ticket.session, ticket.seq, ticket.answered, &ticket.given_up, call.procedure, &call.args)));
+        let tried = send(client, REQUEST.number, args, deadline - now(), &mut call.perhaps_in_session);
+        call.perhaps_executed |= call.perhaps_in_session;
+        let Try::Answer(answer) = tried else { return tried };
+        match in_session::<Bytes>(&answer) {
+            // One that can't be read is no result.
+            Some((SessionStatus::OK, answer)) => {
+                call.is_answered = true;
+                Try::Answer(answer.unwrap_or_default())
+            }
+            Some((SessionStatus::EXPIRED, _)) => {
+                self.session.expired(ticket.session);
+                if call.perhaps_in_session {
+                    return Try::Unknown;
+                }
+                call.ticket = None;
+                Try::Busy
+            }
+            Some((SessionStatus::NOSESSION, _)) => Try::NoSession,
+            Some((SessionStatus::BUSY, _)) => Try::Busy,
+            _ => Try::Refused,
+        }
+    }
+
+    /// Opens a session. One that the client isn't told of is dropped by the service some time.
+    fn open(&self, client: &Client, total: Duration) -> Result<SessionId, Try> {
+        let mut perhaps = false;
+        match send(client, OPEN.number, Bytes(encode(&(self.owner,))), total, &mut perhaps) {
+            Try::Answer(answer) => match in_session::<SessionId>(&answer) {
+                Some((SessionStatus::OK, Some(session))) => Ok(session),
+                Some((SessionStatus::NOSESSION, _)) => Err(Try::NoSession),
+                Some((SessionStatus::BUSY, _)) => Err(Try::Busy),
+                _ => Err(Try::Refused),
+            },
+            tried => Err(tried),
         }
     }
 
@@ -293,6 +385,32 @@ impl std::fmt::Debug for RsmClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RsmClient({:?})", self.seeds)
     }
+}
+
+/// Sends a request once; notes if it may have been executed though there is no answer.
+fn send(client: &Client, procedure: u32, args: Bytes, total: Duration, perhaps_executed: &mut bool) -> Try {
+    match client.call(CLIENT_INVOKE, (procedure, args), total) {
+        Ok((status, answer)) => match ClientStatus::from_wire(status) {
+            Some(ClientStatus::OK) => Try::Answer(answer),
+            Some(ClientStatus::NOTPRIMARY) => Try::Elsewhere,
+            Some(ClientStatus::BUSY) => {
+                // The backups may have executed it, and one of them be the next primary.
+                *perhaps_executed = true;
+                Try::Busy
+            }
+            Some(ClientStatus::ERR) | None => Try::Refused,
+        },
+        Err(error) => {
+            *perhaps_executed |= error.may_have_executed();
+            Try::Elsewhere
+        }
+    }
+}
+
+/// The answer to a request of sessions: what became of it, and the result if there is one.
+fn in_session<R: Unmarshal>(answer: &Bytes) -> Option<(SessionStatus, Option<R>)> {
+    let (status, Bytes(result)) = decode::<(i32, Bytes)>(&answer.0).ok()?;
+    Some((SessionStatus::from_wire(status)?, decode(&result).ok()))
 }
 
 /// When an operator should hear that something takes long: after a second, then each time after twice as long.

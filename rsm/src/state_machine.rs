@@ -11,8 +11,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal, UnmarshalError, decode, encode};
+use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal, UnmarshalError, Unmarshaller, decode, encode};
 use yfs_rpc::{CallError, Procedure};
+
+use crate::protocol::{OPEN, REQUEST, SessionId, SessionStatus};
+use crate::sessions::{Request, Sessions, SessionsError, Turn};
 
 /// A replicated state. See the module for what its procedures may do.
 #[doc(alias = "rsm_state_transfer")]
@@ -42,15 +45,55 @@ pub trait StateMachine: Send + 'static {
 
 type Run<S> = Arc<dyn Fn(&mut S, &[u8]) -> Result<(i32, Vec<u8>), UnmarshalError> + Send + Sync>;
 
-/// A state and its procedures.
+/// What a state's bytes begin with; no lab state does.
+const MAGIC: u32 = u32::from_be_bytes(*b"YFSM");
+const VERSION: u32 = 1;
+
+/// Why bytes are not a machine's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StateError {
+    /// They were written by another program.
+    #[error("it was not written by a node of this kind")]
+    Foreign,
+    /// They were written by another version of this program.
+    #[error("it has layout version {0}, this program knows version {VERSION} only")]
+    Version(u32),
+    /// The clients' sessions.
+    #[error("{0}")]
+    Sessions(#[from] SessionsError),
+    /// The state machine's own part.
+    #[error("{0}")]
+    State(#[from] UnmarshalError),
+}
+
+/// A state with its procedures, and its clients' sessions.
 pub(crate) struct Machine<S> {
     pub(crate) state: S,
     procedures: BTreeMap<u32, Run<S>>,
+    sessions: Sessions,
+}
+
+/// Whether a procedure is ours alone, and not the state machine's: no lab node may get it.
+pub(crate) fn is_of_sessions(procedure: u32) -> bool {
+    [OPEN.number, REQUEST.number].contains(&procedure)
+}
+
+/// What client_invoke returns: (return value, marshalled result).
+pub(crate) fn answer<R: Marshal>(value: i32, result: &R) -> Bytes {
+    Bytes(encode(&(value, Bytes(encode(result)))))
+}
+
+/// The procedure and arguments of what a request has executed, if it was executed: those in it, if it is one in a session.
+pub(crate) fn inner(procedure: u32, args: &[u8]) -> (u32, &[u8]) {
+    match Request::read(args) {
+        Ok(request) if procedure == REQUEST.number => (request.procedure, request.args),
+        _ => (procedure, args),
+    }
 }
 
 impl<S: StateMachine> Machine<S> {
     pub(crate) fn new(state: S) -> Self {
-        Machine { state, procedures: BTreeMap::new() }
+        Machine { state, procedures: BTreeMap::new(), sessions: Sessions::default() }
     }
 
     pub(crate) fn reg<A: Unmarshal + 'static, R: Marshal + 'static>(
@@ -62,22 +105,84 @@ impl<S: StateMachine> Machine<S> {
             let (value, result) = handler(state, decode(args)?);
             Ok((value, encode(&result)))
         });
+        assert!(!is_of_sessions(procedure.number), "procedure {:#x} is the RSM's own", procedure.number);
         let before = self.procedures.insert(procedure.number, run);
         assert!(before.is_none(), "procedure {:#x} is registered twice", procedure.number);
     }
 
-    /// Whether requests of this procedure can be executed.
-    pub(crate) fn knows(&self, procedure: u32) -> bool {
-        self.procedures.contains_key(&procedure)
+    /// Whether a request can be executed: its procedure is known, also that inside of a session's.
+    pub(crate) fn knows(&self, procedure: u32, args: &[u8]) -> bool {
+        match procedure {
+            _ if procedure == OPEN.number => true,
+            _ if procedure == REQUEST.number => {
+                Request::read(args).is_ok_and(|request| self.procedures.contains_key(&request.procedure))
+            }
+            _ => self.procedures.contains_key(&procedure),
+        }
     }
 
-    /// Executes a request. The answer is what client_invoke returns: (return value, marshalled result). A request that
-    /// can't be read is answered alike by all replicas, and changes nothing.
-    pub(crate) fn execute(&mut self, procedure: u32, args: &[u8]) -> Bytes {
-        let run = self.procedures.get(&procedure).cloned();
-        let (value, result) = run
-            .and_then(|run| run(&mut self.state, args).ok())
-            .unwrap_or_else(|| (CallError::UnmarshalArgs.code(), Vec::new()));
-        Bytes(encode(&(value, Bytes(result))))
+    /// Executes a request. Returns what client_invoke does, and whether the state machine ran: it doesn't for a request
+    /// that opens a session, was executed before, comes too late, or can't be read. All replicas do alike.
+    pub(crate) fn execute(&mut self, procedure: u32, args: &[u8]) -> (Bytes, bool) {
+        if procedure == OPEN.number {
+            let opened = decode::<(u64,)>(args).map(|(owner,)| self.sessions.open(owner));
+            return (
+                opened.map_or_else(|_| unreadable(), |id: SessionId| answer(SessionStatus::OK as i32, &id)),
+                false,
+            );
+        }
+        if procedure != REQUEST.number {
+            return self.run(procedure, args);
+        }
+        let Ok(request) = Request::read(args) else { return (unreadable(), false) };
+        match self.sessions.begin(&request) {
+            Turn::Execute => {
+                let (reply, ran) = self.run(request.procedure, request.args);
+                let answer = answer(SessionStatus::OK as i32, &reply);
+                self.sessions.executed(request.session, request.seq, reply);
+                (answer, ran)
+            }
+            Turn::Again(reply) => (answer(SessionStatus::OK as i32, &reply), false),
+            Turn::Refuse(status) => (answer(status as i32, &Bytes::default()), false),
+        }
     }
+
+    /// Runs a procedure of the state machine. A request that can't be read changes nothing.
+    fn run(&mut self, procedure: u32, args: &[u8]) -> (Bytes, bool) {
+        let run = self.procedures.get(&procedure).cloned();
+        match run.and_then(|run| run(&mut self.state, args).ok()) {
+            Some((value, result)) => (Bytes(encode(&(value, Bytes(result)))), true),
+            None => (unreadable(), false),
+        }
+    }
+
+    /// The whole state, with the sessions: magic, version, sessions, and the state machine's own bytes to the end.
+    pub(crate) fn marshal_state(&self) -> Vec<u8> {
+        let mut out = encode(&(MAGIC, VERSION));
+        self.sessions.marshal(&mut out);
+        out.extend_from_slice(&self.state.marshal_state());
+        out
+    }
+
+    /// Becomes the state that `bytes` describe; on an error it stays as it is.
+    pub(crate) fn unmarshal_state(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        let mut input = Unmarshaller::new(bytes);
+        // Whatever is too short to have the magic has none.
+        if input.read::<u32>() != Ok(MAGIC) {
+            return Err(StateError::Foreign);
+        }
+        let version = input.read::<u32>()?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        let sessions = self.sessions.unmarshal(&mut input)?;
+        let own = input.take(input.remaining())?;
+        self.state.unmarshal_state(own)?;
+        self.sessions = sessions;
+        Ok(())
+    }
+}
+
+fn unreadable() -> Bytes {
+    Bytes(encode(&(CallError::UnmarshalArgs.code(), Bytes::default())))
 }

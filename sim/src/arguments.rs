@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use rt::time::{Instant, now};
 use sim::canaries::CANARIES;
-use sim::masks::Masks;
 use sim::plan::Fault;
 use sim::run::Settings;
 use sim::workers;
@@ -73,10 +72,6 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS")]
     pub(crate) time: Option<u64>,
 
-    /// Which known holes are masked: `all`, `none`, or names with commas between them.
-    #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
-    pub(crate) known_open: Vec<String>,
-
     /// Put a known mistake back (see --canaries).
     #[arg(long, value_name = "NAME", value_parser = mistake)]
     pub(crate) mistake: Option<&'static str>,
@@ -85,13 +80,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// How each seed is run.
     pub(crate) fn settings(&self) -> Result<Settings, String> {
-        Ok(Settings {
-            nodes: self.nodes.clone(),
-            only: self.only.clone(),
-            masks: Masks::named(self.known_open.iter().map(String::as_str))?,
-            mistake: self.mistake,
-            traced: false,
-        })
+        Ok(Settings { nodes: self.nodes.clone(), only: self.only.clone(), mistake: self.mistake, traced: false })
     }
 
     /// So many seeds from the first one on.
@@ -114,7 +103,7 @@ impl Arguments {
     pub(crate) fn worker(&self, mistake: Option<&'static str>) -> Result<Vec<OsString>, String> {
         let program = workers::this_program().map_err(|error| no_worker(&error))?;
         let nodes = format!("{}..{}", self.nodes.start(), self.nodes.end());
-        let mut all = vec!["--nodes".to_owned(), nodes, "--known-open".to_owned(), self.known_open.join(",")];
+        let mut all = vec!["--nodes".to_owned(), nodes];
         for fault in &self.only {
             all.extend(["--only".to_owned(), fault_name(*fault)]);
         }

@@ -7,17 +7,12 @@
 //!
 //! | row | why |
 //! |---|---|
-//! | H4 | open in the code itself; the mask of that name covers it |
 //! | H6 | nobody proposes an empty value: it takes a peer that lies |
 //! | H15, H17, H18, H20 | hostile or clumsy input: well-behaved nodes don't send it |
 //! | H21, H22, H23, H24 | growth: no run is long enough |
-//! | S2, S11, S12 | they are about files of the RSM, of which there are none; H1 is the same without them |
-//! | S4, S5, S6 | rule 3 is open in part: the mask `lost-disk` covers it |
 //! | S8 | is H27 |
 //! | S13 | it takes a stranger that makes numbers up |
-//! | L4 | whoever answers pings can transfer, too: both go over the same connections |
-//! | L5 | a reply is lost with its connection only, and comes again on the next; a backup that refuses gets a new view |
-//! | L7 | what it costs is the majority, and no run goes on without one |
+//! | L5 | a reply is lost with its connection only, and comes again on the next; and a backup takes requests before it |
 //! | L8 | open, but for joiners that don't come into sync, and those are L4's |
 
 /// A mistake that the simulator has to find.
@@ -46,6 +41,8 @@ pub const CANARIES: &[Canary] = &[
     canary("H2-stamp-moves-last", "H2", "the primary's last viewstamp moves when a stamp is given"),
     // Nodes join one after the other, and those that have the state fall silent: served-without-state.
     canary("H3-joiners-outnumber", "H3", "joiners are admitted while others wait for the state, and count as holders"),
+    // A client is told BUSY after a second, or loses the answer, and asks again: executed-twice.
+    canary("H4-retries-execute", "H4", "a request that was executed runs again when it comes again"),
     // A power cut after a promise, vote or view was answered for: vote-forgotten.
     canary("H5-answer-before-sync", "H5", "what is appended to the Paxos log isn't synced before the answer"),
     // A power cut in the middle of an append, and a start: exit.
@@ -86,22 +83,38 @@ pub const CANARIES: &[Canary] = &[
     canary("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
     // A primary restarts, and before it is removed another view is formed: served-without-state.
     canary("S1-member-holds-state", "S1", "a member of a view counts as one that holds the state"),
-    // A primary restarts, and is asked by nobody before it has a view: served-without-state.
+    // A joiner dies before it has the state, and has one from an earlier membership: false-holder.
+    canary("S2-old-state-counts", "S2", "a member that restarts counts any state on its disk"),
+    // A joiner dies before it has the state, and restarts: served-without-state.
     canary(
         "S3-same-members-again",
         "S3",
         "a member that restarts without its state proposes the same members and goes on",
     ),
+    // A member loses its disk, and asks to join, before it is removed: vote-after-lost-disk.
+    canary("S4-member-again", "S4", "a member that lost its disk is told that it is one"),
+    // A round to add a node is finished by the next primary: added-by-another.
+    canary("S5-inherited-add-counts", "S5", "whoever is in the view was added for its present disk"),
+    // Any start: two-services.
+    canary("S6-first-begins-again", "S6", "a node without a log begins a service, though it isn't told to"),
     // A node is one view behind when a round for the next one begins: voted-ahead.
     canary("S7-votes-ahead", "S7", "a node votes in an instance beyond the one after its last view"),
     // A backup answers no request for more than a second, and isn't removed: stamp-reused.
     canary("S9-stamp-given-again", "S9", "a stamp that not all have acknowledged is given to the next request"),
     // A view comes while an acknowledgement is on its way: diverged, out-of-turn.
     canary("S10-late-acknowledgement", "S10", "a new view doesn't drop the request that is under way"),
+    // The primary loses power between an answer and its own sync, and is the primary again: lost-acknowledged.
+    canary("S11-answer-before-sync", "S11", "the primary answers before the request is on its own disk"),
+    // A backup that was a request ahead restarts after it has installed the primary's state: a panic, unknown-state.
+    canary("S12-old-log-goes-on", "S12", "an installed state doesn't begin a new log"),
     // A decide comes late, and a ping in between: needless-removal.
     canary("L1-behind-is-dead", "L1", "a member in an older view is removed at once"),
     // A majority is away, and one goes on alone; or its rounds are rejected: round-alone, numbers-crawl.
     canary("L2-numbers-crawl", "L2", "rounds are tried without a majority, and a rejected number grows by one"),
+    // A node's disk hangs: stuck.
+    canary("L4-waits-for-ever", "L4", "a member that answers pings and transfers nothing is waited for"),
+    // A member dies, and a joiner asks before that is noticed: unguarded-addition.
+    canary("L7-joiner-beside-the-dead", "L7", "a joiner is added though not all members answer"),
     // Two of four, or one of two, are cut off from the others: decided-unchosen, wrong-proposal.
     canary("mutant-majority-is-half", "mutant", "half of the members are a majority"),
     // A round that one too few answer in its second step: decided-unchosen.
@@ -143,6 +156,8 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-newer-state-kept", "mutant", "a backup that is ahead of the primary keeps its state"),
     // The primary's second backup is slower than the first: not-replicated.
     canary("mutant-first-answer-is-enough", "mutant", "the primary executes and answers after the first backup"),
+    // A backup loses power between an acknowledgement and its sync, and is the primary next: lost-acknowledged.
+    canary("mutant-backup-acks-unsynced", "mutant", "a backup acknowledges a request before it is on its disk"),
     // A backup's answer is lost for more than a second: out-of-turn.
     canary("mutant-backup-executes-again", "mutant", "a backup executes a request that is sent again once more"),
     // A client was told BUSY, and its request is executed later: answered-unexecuted.
@@ -151,6 +166,8 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-window-never-shrinks", "mutant", "replies that a client has acknowledged are kept"),
     // A connection breaks while a request is executed: handled-twice.
     canary("mutant-copy-runs", "mutant", "a copy of a request that is in progress is run, too"),
+    // A backup fetches the state, and a client asks again for what is in it: diverged, executed-twice.
+    canary("mutant-reply-forgotten", "mutant", "replies aren't transferred with the state"),
     // A client gives up waiting while another one has the lock: two-holders.
     canary("mutant-release-by-anybody", "mutant", "a release frees the lock, whoever sends it"),
     // A client's acquire is sent again after BUSY or to a new primary: stuck.

@@ -1,8 +1,7 @@
 //! The nodes of a service and its clients, on machines that can be killed and started again.
 //!
-//! Each node has a machine of its own, 10.0.0.N, and each client too, 10.0.1.N. A node is always started with the same
-//! command line; only one that has lost its disk, where that is known to be unsafe, waits until nobody counts on it, as
-//! its operator is told to.
+//! Each node has a machine of its own, 10.0.0.N, and each client too, 10.0.1.N. The first node begins the service; after
+//! that every node is always started with the same command line: it joins through any other one.
 #![expect(clippy::disallowed_types, reason = "the simulator's own lock; it is never held across a switch")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +19,6 @@ use yfs_rsm::{Options, RsmError, Timing};
 use crate::dice::Dice;
 use crate::disk::DiskFaults;
 use crate::kernel::Death;
-use crate::masks::Masks;
 use crate::net::LinkState;
 use crate::oracles::Oracles;
 use crate::plan::Plan;
@@ -31,9 +29,6 @@ use crate::world::World;
 const PORT: u16 = 5000;
 /// The port of the lab's testers.
 pub(crate) const TEST_PORT: u16 = PORT + 1;
-/// How often it is looked whether a node that lost its disk may start.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
-
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -57,7 +52,6 @@ pub enum Kill {
 struct Member {
     name: String,
     host: IpAddr,
-    first: String,
     alive: bool,
     /// Counts its starts and ends, so that what was planned for an earlier life doesn't happen.
     life: u64,
@@ -69,10 +63,6 @@ struct Member {
     testers: u32,
     /// Its disk fails, so that its process ends by itself.
     disk_fails: bool,
-    /// It will die.
-    doomed: bool,
-    /// Its disk was lost, and it hasn't joined since.
-    lost: bool,
     /// A bit of its disk has flipped; it may find out when it starts.
     flipped: bool,
     /// It stays dead in this phase.
@@ -94,7 +84,6 @@ struct State {
 struct Inner {
     world: World,
     plan: Plan,
-    masks: Masks,
     service: Arc<dyn Service>,
     oracles: Oracles,
     state: Mutex<State>,
@@ -106,21 +95,18 @@ pub struct Cluster(Arc<Inner>);
 
 impl Cluster {
     /// The nodes of a plan, none of them started.
-    pub fn new(world: World, plan: Plan, masks: Masks, service: Arc<dyn Service>, oracles: Oracles) -> Self {
+    pub fn new(world: World, plan: Plan, service: Arc<dyn Service>, oracles: Oracles) -> Self {
         let member = |number: usize| {
             let host = IpAddr::from([10, 0, 0, number as u8 + 1]);
             Member {
                 name: format!("{host}:{PORT}"),
                 host,
-                first: format!("10.0.0.1:{PORT}"),
                 alive: false,
                 life: 0,
                 replica: None,
                 may_exit: false,
                 testers: 0,
                 disk_fails: false,
-                doomed: false,
-                lost: false,
                 flipped: false,
                 out: false,
             }
@@ -136,7 +122,7 @@ impl Cluster {
             next_request: 0,
             completed: 0,
         };
-        let cluster = Cluster(Arc::new(Inner { world, plan, masks, service, oracles, state: Mutex::new(state) }));
+        let cluster = Cluster(Arc::new(Inner { world, plan, service, oracles, state: Mutex::new(state) }));
         let told = cluster.clone();
         cluster.world().kernel.on_death(move |node, death| told.on_death(node, death));
         cluster
@@ -154,11 +140,6 @@ impl Cluster {
     /// The run's plan.
     pub fn plan(&self) -> &Plan {
         &self.0.plan
-    }
-
-    /// What is known to be open, and not looked for.
-    pub fn masks(&self) -> &Masks {
-        &self.0.masks
     }
 
     /// The run's checks.
@@ -212,26 +193,18 @@ impl Cluster {
     /// Starts a node, unless it runs.
     pub fn start(&self, member: usize) {
         let kernel = &self.world().kernel;
-        let (node, host, unsafe_now) = {
-            let mut state = self.state();
-            let m = &mut state.members[member];
+        let (node, host) = {
+            let state = self.state();
+            let m = &state.members[member];
             if m.alive || m.out {
                 return;
             }
-            (Node::new(&m.name), m.host, m.lost && self.waits_without_disk(member))
+            (Node::new(&m.name), m.host)
         };
-        if unsafe_now && !self.may_start_anew(member) {
-            let (cluster, life) = (self.clone(), self.state().members[member].life);
-            return kernel.after(LOOK_AGAIN, move || {
-                if cluster.state().members[member].life == life {
-                    cluster.start(member);
-                }
-            });
-        }
         let drift = {
             let mut state = self.state();
             let m = &mut state.members[member];
-            (m.alive, m.life, m.lost) = (true, m.life + 1, false);
+            (m.alive, m.life) = (true, m.life + 1);
             let drift = 2 * self.0.plan.drift + 1;
             state.dice.below(drift) as i64 - self.0.plan.drift as i64
         };
@@ -248,50 +221,20 @@ impl Cluster {
         }
     }
 
-    /// Whether this node, had it lost its disk, would wait until nobody counts on it: what else it would do is known.
-    pub fn waits_without_disk(&self, member: usize) -> bool {
-        self.0.masks.has(if member == 0 { "lost-first-disk" } else { "lost-disk" })
-    }
-
-    /// A node without its log is a new node: nobody may count on the one that it was, and it can't be the first.
-    fn may_start_anew(&self, member: usize) -> bool {
-        let name = self.name(member);
-        let (_, view) = self.0.oracles.latest_view();
-        // From the disks: no thread runs now that could wait for a node's lock.
-        let alive = self.alive();
-        let listed = |view: &[String]| view.contains(&name);
-        if listed(&view) || alive.iter().any(|other| listed(&self.view_on_disk(*other).1)) {
-            return false;
-        }
-        // A member: one that itself waits to join is of no use.
-        let members = alive.iter().map(|other| self.name(*other)).find(|other| view.contains(other));
-        let Some(other) = members else { return false };
-        self.state().members[member].first = other;
-        true
-    }
-
-    /// A node that has no view, and joins through one that isn't a member any more, never finds the service: its operator
-    /// names it another one.
-    pub fn redirect(&self, member: usize) {
-        let (_, view) = self.0.oracles.latest_view();
-        let lost = self.view_on_disk(member).0 == 0 && !view.contains(&self.state().members[member].first);
-        if let Some(other) = view.first().filter(|_| lost) {
-            self.kill(member, Kill::Process);
-            self.state().members[member].first = other.clone();
-        }
-    }
-
     /// What the program `lock_server` does.
     fn main_of(&self, member: usize) {
-        let (first, me) = {
-            let state = self.state();
-            (state.members[member].first.clone(), state.members[member].name.clone())
-        };
+        let me = self.name(member);
+        let mut others: Vec<String> =
+            (0..self.len()).map(|other| self.name(other)).filter(|name| *name != me).collect();
+        // Once there is a service, its first node joins it as the others do (its production form: init was run once).
+        let begins = member == 0 && self.0.oracles.latest_view().0 == 0;
+        let first = if begins || others.is_empty() { me.clone() } else { others.remove(0) };
         let kernel = self.world().kernel.clone();
         let Ok(pollmgr) = PollMgr::new() else { return kernel.find("no poll manager".to_owned()) };
         let (fatal, who) = (kernel.clone(), me.clone());
         let options = Options {
             first,
+            also: others,
             me,
             dir: PathBuf::new(),
             test_port: Some(TEST_PORT),
@@ -312,7 +255,7 @@ impl Cluster {
             }
             Err(error) => {
                 kernel.note(&self.name(member), || format!("can't start: {error}"));
-                if matches!(error, RsmError::Log(_)) {
+                if matches!(error, RsmError::Log(_) | RsmError::Journal(_)) {
                     self.unusable(member);
                 }
                 rt::process::exit(1);
@@ -326,7 +269,7 @@ impl Cluster {
         let m = &mut state.members[member];
         if m.flipped {
             self.world().disks.wipe(m.host);
-            (m.lost, m.flipped, m.may_exit) = (true, false, true);
+            (m.flipped, m.may_exit) = (false, true);
             let node = Node::new(&m.name);
             drop(state);
             self.world().kernel.count("damage found");
@@ -367,7 +310,6 @@ impl Cluster {
             let m = &mut state.members[member];
             m.alive = false;
             m.life += 1;
-            m.doomed = false;
             m.may_exit = false;
             m.replica = None;
             (Node::new(&m.name), m.host)
@@ -411,9 +353,8 @@ impl Cluster {
     /// The node's disk is lost; it has to be dead.
     pub fn lose_disk(&self, member: usize) {
         let (node, host) = {
-            let mut state = self.state();
-            let m = &mut state.members[member];
-            m.lost = true;
+            let state = self.state();
+            let m = &state.members[member];
             (Node::new(&m.name), m.host)
         };
         self.world().disks.wipe(host);
@@ -455,7 +396,6 @@ impl Cluster {
             let mut state = self.state();
             let m = &mut state.members[member];
             m.disk_fails = faults.write_errors > 0 || faults.sync_errors > 0 || faults.full;
-            m.doomed = m.disk_fails;
             m.host
         };
         self.world().disks.set_faults(host, faults);
@@ -466,7 +406,7 @@ impl Cluster {
         let host = {
             let mut state = self.state();
             let m = &mut state.members[member];
-            (m.disk_fails, m.doomed) = (false, false);
+            m.disk_fails = false;
             m.host
         };
         self.world().disks.heal(host);
@@ -491,11 +431,6 @@ impl Cluster {
         }
     }
 
-    /// The node is going to die.
-    pub fn set_doomed(&self, member: usize, doomed: bool) {
-        self.state().members[member].doomed = doomed;
-    }
-
     /// The node stays dead, or not any more.
     pub fn set_out(&self, member: usize, out: bool) {
         self.state().members[member].out = out;
@@ -506,51 +441,45 @@ impl Cluster {
         self.state().members.iter().filter(|m| !m.out).map(|m| m.name.clone()).collect()
     }
 
-    /// The nodes whose disks are lost, and that haven't been started since.
-    pub fn lost(&self) -> Vec<usize> {
-        let state = self.state();
-        (0..state.members.len()).filter(|m| state.members[*m].lost || state.members[*m].flipped).collect()
+    /// How many of these names are nodes that can't vote: they know no view, as they lost their disk or haven't heard yet that
+    /// they are members, or will find their disk spoilt.
+    pub fn voteless(&self, names: &[String]) -> usize {
+        let without = |name: &&String| {
+            let member = self.state().members.iter().position(|m| m.name == **name);
+            member.is_some_and(|m| self.state().members[m].flipped || self.view_on_disk(m).0 == 0)
+        };
+        names.iter().filter(without).count()
     }
 
-    /// Whether a member of the latest view would hold the state if this node died now, and all that are doomed.
-    pub fn others_hold_the_state(&self, member: usize) -> bool {
-        let holders: BTreeSet<String> = self.0.oracles.holders();
-        let state = self.state();
-        let others = state.members.iter().enumerate().filter(|(number, m)| *number != member && m.alive && !m.doomed);
-        let (_, view) = self.0.oracles.latest_view();
-        others.into_iter().any(|(_, m)| holders.contains(&m.name) && view.contains(&m.name))
-    }
-
-    /// The last view that is known among these nodes once they are well, and those of them that learn it: a node believes
-    /// only members of its own last view, and the node that it joins through. One without any view learns them from the
-    /// primary, whom it finds through the node that it joins through.
+    /// The last view that is known among these nodes once they are well, and those of them that can vote then: they know
+    /// it, or learn it, as they know a view already. A node without any view votes only if the primary is among them, and
+    /// has the disk as one that it added (rule 3).
     pub fn voters(&self, well: &BTreeSet<usize>) -> (Vec<String>, BTreeSet<usize>) {
         let known: BTreeMap<usize, (u32, Vec<String>)> = well.iter().map(|m| (*m, self.view_on_disk(*m))).collect();
         let Some(latest) = known.values().max_by_key(|(vid, _)| *vid).cloned() else { return Default::default() };
-        let mut voters: BTreeSet<usize> = well.iter().copied().filter(|m| known[m].0 == latest.0).collect();
-        loop {
-            let names: Vec<String> = voters.iter().map(|m| self.name(*m)).collect();
-            let learns = |m: &&usize| {
-                let first = self.state().members[**m].first.clone();
-                let (vid, view) = &known[*m];
-                let through_first = names.contains(&first);
-                let primary = latest.1.first().is_some_and(|primary| names.contains(primary));
-                if *vid == 0 {
-                    through_first && primary
-                } else {
-                    through_first || view.iter().any(|m| names.contains(m))
-                }
-            };
-            let Some(next) = well.difference(&voters).find(learns).copied() else { return (latest.1, voters) };
-            voters.insert(next);
-        }
+        let primary = well.iter().copied().find(|m| latest.1.first() == Some(&self.name(*m)));
+        let votes = |m: &usize| known[m].0 > 0 || primary.is_some_and(|primary| self.has_added(primary, *m));
+        (latest.1, well.iter().copied().filter(votes).collect())
+    }
+
+    /// Whether the disk of `node` says that it has added `other`, on the disk that that one has.
+    fn has_added(&self, node: usize, other: usize) -> bool {
+        let files = self.world().disks.files(self.host(other));
+        let disk = files.iter().flat_map(|(_, bytes)| lines(bytes)).find_map(|line| line.strip_prefix("disk "));
+        let Some(disk) = disk else { return false };
+        let added = format!(" {} {disk}", self.name(other));
+        let files = self.world().disks.files(self.host(node));
+        files
+            .iter()
+            .flat_map(|(_, bytes)| lines(bytes))
+            .any(|line| line.starts_with("added ") && line.ends_with(&added))
     }
 
     /// The last view on a node's disk; 0 and nobody if there is none.
     fn view_on_disk(&self, member: usize) -> (u32, Vec<String>) {
         let files = self.world().disks.files(self.host(member));
-        let views = files.iter().flat_map(|(_, bytes)| bytes.split(|byte| *byte == b'\n')).filter_map(|line| {
-            let mut words = str::from_utf8(line).ok()?.strip_prefix("done ")?.split_whitespace();
+        let views = files.iter().flat_map(|(_, bytes)| lines(bytes)).filter_map(|line| {
+            let mut words = line.strip_prefix("done ")?.split_whitespace();
             Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
         });
         views.max_by_key(|(vid, _)| *vid).unwrap_or_default()
@@ -620,4 +549,9 @@ impl Cluster {
     pub fn pending(&self) -> Vec<(String, Instant)> {
         self.state().requests.values().cloned().collect()
     }
+}
+
+/// The lines of a text file.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok())
 }

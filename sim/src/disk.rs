@@ -49,10 +49,13 @@ const TORN_WRITE: &str = "fault: torn write";
 const BIT_FLIPPED: &str = "fault: bit flipped";
 const DISK_LOST: &str = "fault: disk lost";
 const SLOW_DISK: &str = "fault: slow disk";
+const HUNG_DISK: &str = "fault: hung disk";
+/// How often a sync that hangs looks whether the disk is healed.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The names of all counters that the disks' faults have in the totals.
 pub fn counters() -> Vec<&'static str> {
-    vec![WRITE_ERROR, SYNC_ERROR, DISK_FULL, BYTES_LOST, TORN_WRITE, BIT_FLIPPED, DISK_LOST, SLOW_DISK]
+    vec![WRITE_ERROR, SYNC_ERROR, DISK_FULL, BYTES_LOST, TORN_WRITE, BIT_FLIPPED, DISK_LOST, SLOW_DISK, HUNG_DISK]
 }
 
 /// What is wrong with a machine's disk.
@@ -66,6 +69,8 @@ pub struct DiskFaults {
     pub full: bool,
     /// Syncs take much longer.
     pub slow: bool,
+    /// Syncs don't end until the disk is healed.
+    pub hung: bool,
 }
 
 /// What power cuts do to the last write that survives in a file. Both are numbers of 1024 cases, and add up.
@@ -543,7 +548,7 @@ impl Disks {
         let (number, faults) = self.with(host, |machine| {
             machine.check_folder(&path).map(|()| (machine.next_change, machine.faults.clone()))
         })?;
-        self.pause(&faults);
+        self.pause(host, &faults);
         self.kernel.stir(number);
         let failed = self.with(host, |machine| {
             let failed = self.kernel.chance(machine.faults.sync_errors);
@@ -569,13 +574,23 @@ impl Disks {
     }
 
     /// Blocks the caller for as long as a sync takes, on its own clock.
-    fn pause(&self, faults: &DiskFaults) {
+    fn pause(&self, host: IpAddr, faults: &DiskFaults) {
+        if faults.hung {
+            self.kernel.count(HUNG_DISK);
+            self.tell(|| "the disk hangs".to_owned());
+            while self.with(host, |machine| machine.faults.hung) && self.sleep(LOOK_AGAIN) {}
+        }
         let (least, most) = if faults.slow { (SLOW_LEAST, SLOW_MOST) } else { (SYNC_LEAST, SYNC_MOST) };
         let pause = self.kernel.between(least, most);
         if faults.slow {
             self.kernel.count(SLOW_DISK);
             self.tell(|| format!("slow disk: {pause:?}"));
         }
+        self.sleep(pause);
+    }
+
+    /// Blocks the caller on its own clock. False if time stands still.
+    fn sleep(&self, pause: Duration) -> bool {
         let until = self.kernel.local_now() + pause;
         let bed = 0_u8;
         loop {
@@ -583,7 +598,7 @@ impl Disks {
             let woken = self.kernel.park(ptr::from_ref(&bed).addr(), Some(until));
             // Time stands still if nobody can be parked: outside of a run, or while the caller unwinds.
             if !woken || self.kernel.local_now() >= until || self.kernel.now() == before {
-                break;
+                return self.kernel.now() > before;
             }
         }
     }
@@ -747,7 +762,7 @@ impl File for OpenFile {
             let (content, faults) = inner.opened(self)?;
             (content.next_change, faults.clone())
         };
-        self.disks.pause(&faults);
+        self.disks.pause(self.host, &faults);
         kernel.stir(number);
         let (failed, length) = {
             let mut inner = self.disks.inner();

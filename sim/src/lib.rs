@@ -8,7 +8,6 @@ pub mod disk;
 pub mod kernel;
 pub mod linear;
 pub mod locks;
-pub mod masks;
 pub mod net;
 pub mod oracles;
 pub mod plan;
@@ -18,8 +17,6 @@ pub mod totals;
 pub mod trace;
 pub mod workers;
 pub mod world;
-
-use masks::Masks;
 
 /// The faults that the director injects, by the names of their counters.
 const DIRECTED: &[&str] = &[
@@ -38,9 +35,8 @@ const DIRECTED: &[&str] = &[
     "fault: clock drift",
 ];
 
-/// The counters that many runs together must not lack, unless a mask keeps them out; only messages if faults were chosen.
-pub fn expected_counters(masks: &Masks, all_faults: bool) -> Vec<&'static str> {
+/// The counters that many runs together must not lack; only messages if faults were chosen.
+pub fn expected_counters(all_faults: bool) -> Vec<&'static str> {
     let all = DIRECTED.iter().copied().chain(disk::counters()).chain(net::counters()).chain([linear::CHECKED]);
-    let masked = |name: &str| masks.has("from-nothing") && name == "fault: power cut";
-    all.filter(|name| (all_faults || !name.starts_with("fault: ")) && !masked(name)).collect()
+    all.filter(|name| all_faults || !name.starts_with("fault: ")).collect()
 }

@@ -6,14 +6,9 @@
 //! get again at once.
 //!
 //! Some clients end in the middle of a run and come back: at another port, so that the service takes them for others, or
-//! at the same. A user that cares for other clients has to end as these do:
-//! - A client takes all the time that it needs to end. A lock that hasn't gone back within
-//!   [`LockClientOptions::close_within`] stays with a client that is gone; nobody is told, and nobody can free it.
-//! - While H4 is masked, each thread gets what it gave up once more before its client ends. An acquire
-//!   that nobody answered may be executed late, behind the release that ended it, and with its client gone nobody answers
-//!   the revoke.
+//! at the same. They take all the time that they need to end: a lock that hasn't gone back within
+//! [`LockClientOptions::close_within`] stays with a client that is gone; nobody is told, and nobody can free it.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +22,6 @@ use yfs_rsm::{Options, RsmError};
 
 use crate::cluster::Cluster;
 use crate::kernel::Kernel;
-use crate::masks::Masks;
 use crate::oracles::LockOracle;
 use crate::oracles::locks::USERS;
 use crate::service::{Client, Replica, Service};
@@ -42,13 +36,12 @@ const PATIENCES: [u64; 4] = [3, 30, 300, 2_000];
 /// The service.
 pub struct LockService {
     oracle: LockOracle,
-    late_is_known: bool,
 }
 
 impl LockService {
-    /// The service, watched by a lock oracle. While H4 is masked, clients see to it that no late request of theirs counts.
-    pub fn new(kernel: &Kernel, masks: &Masks) -> Self {
-        LockService { oracle: LockOracle::new(kernel.clone()), late_is_known: masks.has("H4") }
+    /// The service, watched by a lock oracle.
+    pub fn new(kernel: &Kernel) -> Self {
+        LockService { oracle: LockOracle::new(kernel.clone()) }
     }
 
     fn connect(&self, client: &Client, listen: Option<SocketAddr>) -> Option<LockClient> {
@@ -80,15 +73,11 @@ impl Service for LockService {
             let turns = if below(3) == 0 { u64::MAX } else { TURNS.0 + below(TURNS.1) };
             let greedy = below(4) == 0;
             let Some(locks) = self.connect(client, listen).map(Arc::new) else { return };
-            let (oracle, shared, late_is_known) = (self.oracle.clone(), locks.clone(), self.late_is_known);
+            let (oracle, shared) = (self.oracle.clone(), locks.clone());
             client.each_thread(move |client, thread| {
                 let number = client.number as u32 * USERS + thread as u32;
-                let (given_up, unsettled) = (None, BTreeSet::new());
-                let mut user = User { oracle: &oracle, client, number, locks: &shared, greedy, given_up, unsettled };
+                let mut user = User { oracle: &oracle, client, number, locks: &shared, greedy, given_up: None };
                 user.live(turns);
-                if late_is_known {
-                    user.settle();
-                }
             });
             let Some(locks) = Arc::into_inner(locks) else {
                 return client.found(format!("client {}: a thread that has ended has its lock client", client.number));
@@ -129,8 +118,6 @@ struct User<'a> {
     greedy: bool,
     /// What it gave up last.
     given_up: Option<u64>,
-    /// What it gave up and hasn't had since.
-    unsettled: BTreeSet<u64>,
 }
 
 /// How long a user waits for a lock.
@@ -174,15 +161,6 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Gets what it gave up once more: then the service takes no earlier acquire of this client's for a new one.
-    fn settle(&mut self) {
-        while let Some(lock) = self.unsettled.first().copied() {
-            if let Some(has) = self.acquire(lock, How::Waits) {
-                self.release(has);
-            }
-        }
-    }
-
     fn take_a_turn(&mut self) {
         let lock = self.given_up.take().filter(|_| below(2) == 0).unwrap_or_else(|| below(self.client.keys));
         let mut wanted = vec![lock];
@@ -222,7 +200,6 @@ impl<'a> User<'a> {
             };
             if let Ok((true, guard)) = result {
                 oracle.granted(asked);
-                self.unsettled.remove(&lock);
                 return Some(Held { lock, guard });
             }
             oracle.refused(asked);
@@ -234,9 +211,6 @@ impl<'a> User<'a> {
                 };
                 if !may_end {
                     self.client.found(format!("user {}: acquire gave up: {error}", self.number));
-                }
-                if error.may_block_others() {
-                    self.unsettled.insert(lock);
                 }
             }
             None

@@ -8,6 +8,7 @@
 //! | `voted-ahead` | a node votes in another instance than the one after its last | S7 |
 //! | `numbers-crawl` | a number doesn't double after a rejection | L2 |
 //! | `unguarded-removal` | a member is removed though no majority of the rest has just answered | 7 |
+//! | `unguarded-addition` | a member is added though not all others have just answered | 2, L7 |
 //! | `round-alone` | a node begins rounds though no majority answers it | L2 |
 //! | `no-back-off` | a node whose removal or view came to nothing tries again without the pause | H11 |
 //! | `needless-removal` | a member is to go for being behind a view that is younger than its patience | 7, L1 |
@@ -15,6 +16,9 @@
 //! | `view-order` | a node skips a view, or goes back to one | 1 |
 //! | `vote-forgotten` | a promise, vote or value that was on a disk is gone or taken back, though the disk isn't lost | 6, H5 |
 //! | `answered-after-error` | a node goes on voting though it was told that its disk has failed | H5 |
+//! | `added-by-another` | a node vouches for a joiner's disk after a round that may have finished another's | 3, S5 |
+//! | `vote-after-lost-disk` | a node votes in an instance in which it had voted on a disk that was lost | 3 |
+//! | `false-holder` | a node counts a state of its disk that wasn't in sync, or from before it left | 0, S2 |
 //! | `two-services` | a second first view | 3, S6 |
 //! | `two-primaries` | two nodes serve in one view, or one does twice | H1 |
 //! | `wrong-primary` | who serves isn't the first name of the view | |
@@ -28,8 +32,7 @@
 //! | `unknown-state` | somebody installs a state that nobody had | 8 |
 //! | `answered-unexecuted` | a client is told OK for what the primary hasn't executed | 4 |
 //! | `lost-acknowledged` | a primary serves without a request that a client was told is done | 0, 4 |
-//! | `executed-twice` | a state has a request twice (off under the mask `H4`) | H4 |
-//! | `from-nothing` | the service goes on from an empty state (under the mask: the run ends) | 5 |
+//! | `executed-twice` | the state machine ran a request twice, in one history | H4 |
 //! | `handled-twice` | one request of a client reaches a server's handler twice | rpc |
 //! | `window-bounds` | the reply windows hold more than they may | rpc |
 //!
@@ -56,7 +59,6 @@ use rt::time::Instant;
 use yfs_rsm::protocol::Viewstamp;
 
 use crate::kernel::Kernel;
-use crate::masks::Masks;
 
 /// What is wrong: the check's name, and what it saw.
 type Violation = (&'static str, String);
@@ -65,7 +67,6 @@ type Violation = (&'static str, String);
 #[derive(Clone)]
 pub struct Oracles {
     kernel: Kernel,
-    masks: Masks,
     #[expect(clippy::disallowed_types, reason = "as above")]
     state: Arc<Mutex<State>>,
 }
@@ -73,32 +74,33 @@ pub struct Oracles {
 struct State {
     views: paxos::Views,
     acceptors: BTreeMap<String, paxos::Votes>,
+    /// What was on disks that were lost.
+    lost: BTreeMap<String, Vec<paxos::Votes>>,
     service: rsm::Service,
     /// What each node's process has proposed.
     rounds: BTreeMap<String, rounds::Rounds>,
     /// What each node's servers have handled.
     handled: BTreeMap<String, rpc::Handled>,
-    /// Nothing is looked at any more: something was found, or the run was cut short.
+    /// Nothing is looked at any more: something was found.
     over: bool,
-    cut_short: bool,
 }
 
 impl Oracles {
-    /// The checks of a run, but for what is masked. `unique_requests`: no two requests of clients are the same bytes, so
+    /// The checks of a run. `unique_requests`: no two requests of clients are the same bytes, so
     /// one that is executed twice is a mistake.
-    pub fn new(kernel: Kernel, masks: &Masks, unique_requests: bool) -> Self {
+    pub fn new(kernel: Kernel, unique_requests: bool) -> Self {
         let state = State {
             views: paxos::Views::default(),
             acceptors: BTreeMap::new(),
-            service: rsm::Service::new(unique_requests && !masks.has("H4")),
+            lost: BTreeMap::new(),
+            service: rsm::Service::new(unique_requests),
             rounds: BTreeMap::new(),
             handled: BTreeMap::new(),
             over: false,
-            cut_short: false,
         };
         #[expect(clippy::disallowed_types, reason = "as above")]
         let state = Arc::new(Mutex::new(state));
-        Oracles { kernel, masks: masks.clone(), state }
+        Oracles { kernel, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,21 +122,11 @@ impl Oracles {
                 taken => taken.err(),
             };
             state.over = violation.is_some();
-            state.cut_short = violation.as_ref().is_some_and(|(check, _)| self.is_masked(check));
             violation
         };
-        match violation {
-            Some((check, _)) if self.is_masked(check) => {
-                self.kernel.count("masked: from-nothing");
-                self.kernel.end();
-            }
-            Some((check, what)) => self.kernel.find(format!("{check}: {}: {what}", node.name())),
-            None => {}
+        if let Some((check, what)) = violation {
+            self.kernel.find(format!("{check}: {}: {what}", node.name()));
         }
-    }
-
-    fn is_masked(&self, check: &str) -> bool {
-        check == rsm::FROM_NOTHING && self.masks.has(check)
     }
 
     /// A node's process has died; its disk is there.
@@ -147,12 +139,10 @@ impl Oracles {
 
     /// The disk of a node that is dead was lost: what it promised may be taken back.
     pub fn node_lost_disk(&self, node: &Node) {
-        self.state().acceptors.remove(node.name());
-    }
-
-    /// Whether the run was ended early at a hole that is masked.
-    pub fn is_cut_short(&self) -> bool {
-        self.state().cut_short
+        let mut state = self.state();
+        let votes = state.acceptors.remove(node.name());
+        state.lost.entry(node.name().to_owned()).or_default().extend(votes);
+        state.service.lost_disk(node.name());
     }
 
     /// How many requests have been acknowledged to clients.
@@ -196,6 +186,7 @@ impl State {
         if let Some(event) = event.downcast_ref() {
             let votes = self.acceptors.entry(node.to_owned()).or_default();
             paxos::take(&mut self.views, votes, node, event)?;
+            paxos::not_again(self.lost.get(node).map_or(&[], Vec::as_slice), event)?;
             self.rounds.entry(node.to_owned()).or_default().paxos(&self.views, node, event, now)?;
         }
         if let Some(event) = event.downcast_ref() {

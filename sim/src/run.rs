@@ -23,7 +23,6 @@ use crate::dice::Dice;
 use crate::disk::{DiskFaults, Tearing};
 use crate::kernel::{Kernel, Report};
 use crate::locks::LockService;
-use crate::masks::Masks;
 use crate::net::{Conditions, LinkState};
 use crate::oracles::Oracles;
 use crate::plan::{Fault, Plan};
@@ -55,8 +54,6 @@ pub struct Settings {
     pub nodes: RangeInclusive<usize>,
     /// These faults and no others; empty: drawn.
     pub only: Vec<Fault>,
-    /// What isn't looked for.
-    pub masks: Masks,
     /// A mistake to be put back.
     pub mistake: Option<&'static str>,
     /// Whether to print a trace.
@@ -65,7 +62,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { nodes: 3..=7, only: Vec::new(), masks: Masks::all(), mistake: None, traced: false }
+        Settings { nodes: 3..=7, only: Vec::new(), mistake: None, traced: false }
     }
 }
 
@@ -80,7 +77,7 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// The number of the last view.
     pub views: u64,
-    /// It ended early, at a hole that is masked.
+    /// It ended early, with too many disks lost.
     pub cut_short: bool,
 }
 
@@ -89,8 +86,8 @@ pub fn run_seed(seed: u64, settings: &Settings) -> Outcome {
     let plan = Plan::new(seed, &settings.nodes, &settings.only);
     let kernel = Kernel::new(seed, plan.schedule.clone(), false);
     let service: Arc<dyn Service> = match plan.service {
-        0 => Arc::new(CounterService::new(&kernel, &settings.masks)),
-        _ => Arc::new(LockService::new(&kernel, &settings.masks)),
+        0 => Arc::new(CounterService::new(&kernel)),
+        _ => Arc::new(LockService::new(&kernel)),
     };
     run_on(kernel, plan, settings, service, seed)
 }
@@ -112,7 +109,7 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
         kernel.trace_to(print);
     }
     let unique = service.unique_requests();
-    let oracles = Oracles::new(kernel.clone(), &settings.masks, unique);
+    let oracles = Oracles::new(kernel.clone(), unique);
     let (observer, world) = (oracles.clone(), World::new(kernel.clone()));
     let disks = world.disks.clone();
     let disk_failed = move |node: &Node| host_of(node).is_some_and(|host| disks.has_failed(host));
@@ -122,12 +119,12 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
     // A sector is written or not: what a crash leaves of the last append is a beginning of it, or zeros behind that.
     world.disks.set_tearing(Tearing { zeros: 256, garbage: 0 });
     kernel.note("seed", || format!("{seed}: {plan:?}"));
-    let cluster = Cluster::new(world.clone(), plan, settings.masks.clone(), service, oracles.clone());
+    let cluster = Cluster::new(world.clone(), plan, service, oracles.clone());
     let director = Node::new("director");
     let mut script = Director { cluster: cluster.clone(), dice: cluster.plan().dice.clone(), kernel: kernel.clone() };
     let report = world.run(&director, Instant::ZERO + LIMIT, move || script.direct());
     let (acknowledged, views) = (oracles.acknowledged(), u64::from(oracles.latest_view().0));
-    let cut_short = report.counts.keys().any(|what| what.starts_with("masked: "));
+    let cut_short = report.counts.keys().any(|what| what.starts_with("outage: "));
     Outcome { seed, report, acknowledged, views, cut_short }
 }
 
@@ -141,7 +138,7 @@ impl Director {
     fn direct(&mut self) {
         for part in [Self::begin, Self::faults, Self::majority, Self::all] {
             part(self);
-            if self.kernel.is_over() || self.state_is_lost() {
+            if self.kernel.is_over() {
                 return;
             }
         }
@@ -176,28 +173,12 @@ impl Director {
     fn wait(&self, patience: Duration, done: impl Fn(&Cluster) -> bool) -> bool {
         let deadline = self.kernel.now() + patience;
         while !done(&self.cluster) {
-            if self.kernel.now() >= deadline || self.state_is_lost() {
+            if self.kernel.now() >= deadline {
                 return false;
             }
             sleep(LOOK);
         }
         true
-    }
-
-    /// Ends the run if nobody holds the state any more, while that is known to be open.
-    fn state_is_lost(&self) -> bool {
-        let (vid, view) = self.cluster.oracles().latest_view();
-        // One that is cut off from the majority can't help; the others died at a breakpoint that was set before.
-        let within_reach = self.cluster.within_reach();
-        let holders = self.cluster.oracles().holders();
-        let lost = vid > 0 && !holders.iter().any(|holder| view.contains(holder) && within_reach.contains(holder));
-        let lost = lost && self.cluster.masks().has("from-nothing");
-        if lost && !self.kernel.is_over() {
-            self.kernel.note("director", || "nobody holds the state any more".to_owned());
-            self.kernel.count("masked: from-nothing");
-            self.kernel.end();
-        }
-        lost
     }
 
     fn conditions(&mut self, plan: &Plan) -> Conditions {
@@ -229,7 +210,7 @@ impl Director {
         loop {
             let pause = self.dice.between(Duration::ZERO, plan.pace * 2);
             let busy = self.cluster.oracles().acknowledged() >= REQUESTS_UNDER_FAULTS;
-            if self.kernel.now() + pause >= if busy { end } else { latest } || self.state_is_lost() {
+            if self.kernel.now() + pause >= if busy { end } else { latest } {
                 return;
             }
             sleep(pause);
@@ -247,13 +228,6 @@ impl Director {
     fn a_node(&mut self) -> Option<usize> {
         let alive = self.cluster.alive();
         self.dice.pick(&alive).copied()
-    }
-
-    /// A node that may be killed now.
-    fn a_victim(&mut self) -> Option<usize> {
-        let victim = self.a_node()?;
-        let masked = self.cluster.masks().has("from-nothing");
-        (!masked || self.cluster.others_hold_the_state(victim)).then_some(victim)
     }
 
     /// The machine of a node or of a client.
@@ -280,31 +254,25 @@ impl Director {
     fn inject(&mut self, fault: Fault) {
         match fault {
             Fault::Crash => {
-                let Some(victim) = self.a_victim() else { return };
-                self.cluster.set_doomed(victim, true);
+                let Some(victim) = self.a_node() else { return };
                 let turns = self.dice.below(3_000);
                 self.kernel.crash_after(&Node::new(&self.cluster.name(victim)), turns);
             }
             Fault::Breakpoint => self.lab_fault(),
             Fault::PowerOff => {
-                let Some(victim) = self.a_victim() else { return };
+                let Some(victim) = self.a_node() else { return };
                 if self.dice.one_in(2) {
                     self.wait_for_an_append(victim);
-                    if self.cluster.masks().has("from-nothing") && !self.cluster.others_hold_the_state(victim) {
-                        return;
-                    }
                 }
                 self.kernel.count("fault: power off");
                 self.cluster.kill(victim, Kill::Power);
                 self.cluster.plan_restart(victim);
             }
             Fault::PowerCut => {
-                if !self.cluster.masks().has("from-nothing") {
-                    self.kernel.count("fault: power cut");
-                    for member in self.cluster.alive() {
-                        self.cluster.kill(member, Kill::Power);
-                        self.cluster.plan_restart(member);
-                    }
+                self.kernel.count("fault: power cut");
+                for member in self.cluster.alive() {
+                    self.cluster.kill(member, Kill::Power);
+                    self.cluster.plan_restart(member);
                 }
             }
             Fault::LostDisk | Fault::BitFlip => self.disk_gone(fault),
@@ -331,12 +299,12 @@ impl Director {
     }
 
     fn disk_gone(&mut self, fault: Fault) {
-        let Some(victim) = self.a_victim() else { return };
-        let (_, view) = self.cluster.oracles().latest_view();
-        // More would be an outage.
-        let lost = self.cluster.lost();
-        let listed = lost.iter().filter(|m| view.contains(&self.cluster.name(**m))).count();
-        if self.cluster.waits_without_disk(victim) && 2 * (listed + 1) >= view.len() {
+        let Some(victim) = self.a_node() else { return };
+        // More would be an outage (rule 3).
+        let name = self.cluster.name(victim);
+        let mut views = self.cluster.oracles().views_to_come();
+        views.push(self.cluster.oracles().latest_view().1);
+        if views.iter().any(|view| view.contains(&name) && 2 * (self.cluster.voteless(view) + 1) >= view.len()) {
             return;
         }
         self.cluster.kill(victim, Kill::Process);
@@ -406,7 +374,7 @@ impl Director {
         match self.dice.below(4) {
             0 => {
                 // Who refuses is taken for dead; all of them together would be everybody's end.
-                let Some(victim) = self.a_victim() else { return };
+                let Some(victim) = self.a_node() else { return };
                 let until = self.kernel.now() + self.dice.between(Duration::ZERO, Duration::from_millis(400));
                 net.refuse(self.cluster.host(victim), until);
             }
@@ -426,13 +394,14 @@ impl Director {
     }
 
     fn disk_trouble(&mut self) {
-        let Some(victim) = self.a_victim() else { return };
+        let Some(victim) = self.a_node() else { return };
         // Now and then, or the next time for sure.
         let odds = if self.dice.one_in(2) { 1024 } else { 1 + self.dice.below(200) };
-        let faults = match self.dice.below(4) {
+        let faults = match self.dice.below(5) {
             0 => DiskFaults { write_errors: odds, ..DiskFaults::default() },
             1 => DiskFaults { sync_errors: odds, ..DiskFaults::default() },
             2 => DiskFaults { full: true, ..DiskFaults::default() },
+            3 => DiskFaults { hung: true, ..DiskFaults::default() },
             _ => DiskFaults { slow: true, ..DiskFaults::default() },
         };
         self.cluster.set_disk_faults(victim, faults);
@@ -442,14 +411,11 @@ impl Director {
 
     /// What the lab's testers do to a node, through its test port.
     fn lab_fault(&mut self) {
-        let Some(victim) = self.a_victim() else { return };
+        let Some(victim) = self.a_node() else { return };
         let what = self.dice.below(6);
-        match what {
-            0..4 => self.cluster.set_doomed(victim, true),
-            _ => {
-                let (cluster, spell) = (self.cluster.clone(), self.spell());
-                self.kernel.after(spell, move || repair(&cluster, victim));
-            }
+        if what >= 4 {
+            let (cluster, spell) = (self.cluster.clone(), self.spell());
+            self.kernel.after(spell, move || repair(&cluster, victim));
         }
         self.kernel.count(match what {
             0..4 => "fault: breakpoint",
@@ -493,9 +459,7 @@ impl Director {
         let mut well = BTreeSet::new();
         let mut cut_off = Vec::new();
         if !self.enlarge(&mut well) {
-            // Only while lost disks are known to be open: then such a node stays dead as long as it is counted on.
-            self.kernel.count("masked: lost-disk");
-            return self.kernel.end();
+            return self.outage();
         }
         for member in 0..self.cluster.len() {
             if well.contains(&member) {
@@ -503,9 +467,11 @@ impl Director {
                 self.cluster.start(member);
             } else {
                 self.cluster.set_out(member, true);
-                match self.dice.below(3) {
+                match self.dice.below(4) {
                     0 => self.cluster.kill(member, Kill::Process),
                     1 => self.cluster.kill(member, Kill::Power),
+                    // It answers, and does nothing that takes a disk.
+                    2 => self.cluster.set_disk_faults(member, DiskFaults { hung: true, ..DiskFaults::default() }),
                     // It is dead for those who are well; clients reach it as before.
                     _ => cut_off.push(member),
                 }
@@ -539,15 +505,14 @@ impl Director {
             if late(&healed) && !enough(&self.cluster) {
                 return self.kernel.find(format!("idle: clients make no progress with a majority well: {pending:?}"));
             }
-            if self.kernel.is_over() || self.state_is_lost() {
+            if self.kernel.is_over() {
                 return;
             }
             // A round that was under way when the rest died may choose a view of which it is too large a part.
             if self.kernel.now() < healed + SETTLING && !self.is_majority(&well) {
                 let before = well.clone();
                 if !self.enlarge(&mut well) {
-                    self.kernel.count("masked: lost-disk");
-                    return self.kernel.end();
+                    return self.outage();
                 }
                 for member in well.difference(&before) {
                     for other in 0..self.cluster.len() {
@@ -556,6 +521,7 @@ impl Director {
                         world.net.set_link(b, a, LinkState::Open);
                     }
                     self.cluster.set_out(*member, false);
+                    self.cluster.heal_disk(*member);
                     self.cluster.start(*member);
                 }
                 self.note_well(&well);
@@ -564,16 +530,17 @@ impl Director {
         }
     }
 
-    /// Who is to die at a breakpoint would do so now; but not if nobody else holds the state.
+    /// Disks were lost, and those that are left are no majority: the run ends. That may only be for the reasons that are known.
+    fn outage(&self) {
+        self.kernel.count("outage: too many disks lost");
+        self.kernel.end();
+    }
+
+    /// Who is to die at a breakpoint would do so now.
     fn kill_the_armed(&self) {
-        let armed: Vec<usize> = self.cluster.alive().into_iter().filter(|m| self.cluster.may_exit(*m)).collect();
-        armed.iter().for_each(|m| self.cluster.set_doomed(*m, true));
-        for member in &armed {
-            if self.cluster.others_hold_the_state(*member) {
-                self.cluster.kill(*member, Kill::Process);
-            }
+        for member in self.cluster.alive().into_iter().filter(|m| self.cluster.may_exit(*m)) {
+            self.cluster.kill(member, Kill::Process);
         }
-        armed.iter().for_each(|m| self.cluster.set_doomed(*m, false));
     }
 
     fn note_well(&self, well: &BTreeSet<usize>) {
@@ -604,19 +571,9 @@ impl Director {
     /// Adds nodes until these are a majority; one that holds the state comes first. False: too many disks are lost.
     fn enlarge(&mut self, well: &mut BTreeSet<usize>) -> bool {
         let (_, latest) = self.cluster.oracles().latest_view();
-        let holders = self.cluster.oracles().holders();
-        let (lost, alive) = (self.cluster.lost(), self.cluster.alive());
-        let keep_out = |m: &usize| self.cluster.waits_without_disk(*m) && lost.contains(m);
-        let mut order: Vec<usize> = (0..self.cluster.len()).filter(|m| !keep_out(m)).collect();
+        let mut order: Vec<usize> = (0..self.cluster.len()).collect();
         for at in (1..order.len()).rev() {
             order.swap(at, self.dice.below(at as u64 + 1) as usize);
-        }
-        let holds = |m: &usize| {
-            let name = self.cluster.name(*m);
-            alive.contains(m) && holders.contains(&name) && latest.contains(&name)
-        };
-        if let Some(at) = order.iter().position(holds) {
-            order.swap(0, at);
         }
         for member in order {
             if self.is_majority(well) {
@@ -637,7 +594,7 @@ impl Director {
         self.cluster.world().net.heal_all();
         for member in 0..self.cluster.len() {
             self.cluster.set_out(member, false);
-            self.cluster.redirect(member);
+            self.cluster.heal_disk(member);
             self.cluster.start(member);
         }
         self.cluster.stop_clients();

@@ -20,7 +20,7 @@ pub struct Summary {
     pub turns: u64,
     /// The run's hash.
     pub hash: u64,
-    /// It ended at a hole that is masked.
+    /// It ended early, with too many disks lost.
     pub cut_short: bool,
     /// What is wrong.
     pub finding: Option<String>,
@@ -73,7 +73,7 @@ impl Summary {
 pub struct Totals {
     /// Runs.
     pub seeds: u64,
-    /// Those that ended at a hole that is masked.
+    /// Those that ended early, with too many disks lost.
     pub cut_short: u64,
     /// Simulated time.
     pub simulated: Duration,

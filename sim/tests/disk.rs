@@ -497,7 +497,7 @@ fn what_was_synced_survives() {
 fn run(seed: u64, traced: bool) -> Report {
     let kernel = Kernel::new(seed, Schedule { spurious: 128, ..Schedule::default() }, traced);
     let world = World::new(kernel.clone());
-    let faults = DiskFaults { write_errors: 50, sync_errors: 50, full: false, slow: seed < 20 };
+    let faults = DiskFaults { write_errors: 50, sync_errors: 50, full: false, slow: seed < 20, hung: false };
     for (host, at) in [(HOST, 40), (OTHER, 50)] {
         let (kernel, disks) = (kernel.clone(), world.disks.clone());
         disks.set_faults(host, DiskFaults { full: host == OTHER, ..faults.clone() });
@@ -512,6 +512,11 @@ fn run(seed: u64, traced: bool) -> Report {
             kernel.spawn(&node.clone(), "main", Box::new(move || node.enter(|| work(10))));
         });
     }
+    let disks = world.disks.clone();
+    kernel
+        .after(Duration::from_millis(10), move || disks.set_faults(HOST, DiskFaults { hung: true, ..faults.clone() }));
+    let disks = world.disks.clone();
+    kernel.after(Duration::from_millis(30), move || disks.heal(HOST));
     let node = Node::new(&format!("{OTHER}:4000"));
     world.run(&Node::new(&format!("{HOST}:4000")), Instant::from_start(Duration::from_secs(60)), move || {
         node.spawn("main", || work(1000)).unwrap();
@@ -547,6 +552,26 @@ fn a_seed_gives_one_run_and_every_fault_is_counted() {
     assert_eq!(hashes.len(), 100);
     let missing: Vec<_> = counters().into_iter().filter(|counter| !counted.contains(counter)).collect();
     assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn a_sync_on_a_hung_disk_ends_when_the_disk_is_healed() {
+    let kernel = Kernel::new(1, Schedule::default(), false);
+    let world = World::new(kernel.clone());
+    let disks = world.disks.clone();
+    disks.set_faults(HOST, DiskFaults { hung: true, ..DiskFaults::default() });
+    kernel.after(Duration::from_secs(3), move || disks.heal(HOST));
+    let report =
+        world.run(&Node::new(&format!("{HOST}:4000")), Instant::from_start(Duration::from_secs(60)), move || {
+            let mut file = File::append(Path::new("log")).unwrap();
+            file.write_all(b"bytes").unwrap();
+            file.sync_data().unwrap();
+            let after = kernel.now().since_start();
+            assert!((3.0..3.1).contains(&after.as_secs_f64()), "{after:?}");
+            kernel.end();
+        });
+    assert_eq!(report.finding, None);
+    assert_eq!(report.counts.get("fault: hung disk"), Some(&1));
 }
 
 #[test]

@@ -41,7 +41,6 @@ fn seeds_are_run_and_counted() {
     assert_eq!(status(&output), 0, "{text}");
     assert!(text.contains(" 6 seeds in "), "{text}");
     assert!(text.contains(" linearizability: checked\n") && text.contains(" start\n"), "{text}");
-    assert!(text.contains("known to be open, and masked: "), "{text}");
     // However the work is divided, the same comes out.
     let other = sim(&["--seeds", "6", "--nodes", "3", "--jobs", "1"]).output().unwrap();
     let results = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
@@ -76,8 +75,7 @@ fn regressions_are_replayed() {
     let text = stdout(&output);
     assert_eq!(status(&output), 0, "{text}");
     assert!(text.starts_with("2 seeds of "), "{text}");
-    for (line, why) in [("x", "invalid value 'x'"), ("1 --only gremlins", "gremlins"), ("1 --known-open no", "name no")]
-    {
+    for (line, why) in [("x", "invalid value 'x'"), ("1 --only gremlins", "gremlins")] {
         let output = run(line);
         let error = stderr(&output);
         assert!(status(&output) == 2 && error.contains(line) && error.contains(why), "{error}");
@@ -135,9 +133,6 @@ fn a_wrong_command_line_is_told_so() {
         (&["--seeds", "5", "--nodes", "0..3"], "a range of 1..7"),
         (&["--seeds", "5", "--nodes", "5..3"], "a range of 1..7"),
         (&["--seeds", "5", "--only", "gremlins"], "possible values"),
-        (&["--seeds", "5", "--known-open", "everything"], "under the name everything"),
-        (&["--seeds", "5", "--known-open", "none,H4"], "none contradicts the other names"),
-        (&["--seeds", "5", "--known-open", "all", "--known-open", "none"], "none contradicts the other names"),
         (&["--seeds", "5", "--mistake", "unheard-of"], "there is no such mistake"),
         (&["--regressions", "/no/such/file"], "/no/such/file: "),
         (&["--frobnicate"], "--frobnicate"),

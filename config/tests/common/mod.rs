@@ -143,7 +143,7 @@ impl Cluster {
         let (primary, joiner) = (&self.nodes[primary].config, &self.nodes[joiner].config);
         let deadline = now() + PATIENCE;
         loop {
-            let outcome = primary.add(joiner.myaddr(), primary.vid());
+            let outcome = primary.add(joiner.myaddr(), primary.vid(), None);
             if outcome == Outcome::Decided {
                 break;
             }

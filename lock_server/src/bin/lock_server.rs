@@ -3,13 +3,14 @@
 mod common;
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_server_cache_rsm::LockServer;
-use yfs_rsm::{LogError, Options, RsmError};
+use yfs_rsm::{JournalError, LogError, Options, RsmError, Survivor};
 
 use common::{Common, FAILED, server_name};
 
@@ -35,6 +36,14 @@ Then ask them for locks:
 Files, in the folder it is started in:
   paxos-ME.log   the views that the node took part in, and what it promised. Keep it: a node without its log is a
                  new node. If FIRST is ME and there is no log, a new service begins.
+  rsm-ME.log     the locks: a state, and the requests since. It belongs to the other file.
+If a node's disk is lost, start it again in an empty folder: the others remove it, and add it as a new one. If it is the
+one with FIRST = ME, give it another node as FIRST.
+
+When so many disks are lost that no majority is left, the service is out. Then, with all nodes stopped:
+  lock_server --start-over ME         shows what the node ME, whose files are here, has
+  lock_server --start-over ME --yes   makes ME the only member: start it as always, then the others, each in an empty
+                                      folder and with this ME as FIRST. What ME doesn't have is lost for good.
 
 Ports: ME's port serves clients and other nodes. ME's port + 1, on 127.0.0.1 only, lets rsm_tester cut the node off or
 make it exit: don't forward it to anybody.
@@ -43,12 +52,24 @@ Exit status: 2 after a wrong command line, 1 after any other failure."
 )]
 struct Arguments {
     /// A node of the service to join, or ME to be its first.
-    #[arg(value_name = "FIRST", value_parser = server_name)]
-    first: String,
+    #[arg(value_name = "FIRST", value_parser = server_name, required_unless_present = "start_over")]
+    first: Option<String>,
 
     /// This node: the port, or host:port, at which clients and other nodes reach it.
-    #[arg(value_name = "ME", value_parser = server_name)]
-    me: String,
+    #[arg(value_name = "ME", value_parser = server_name, required_unless_present = "start_over")]
+    me: Option<String>,
+
+    /// A further node to join through, should FIRST be gone (may be repeated).
+    #[arg(long, value_name = "NODE", value_parser = server_name)]
+    also: Vec<String>,
+
+    /// Show what node ME has, to start over from it when too many disks are lost; see below.
+    #[arg(long, value_name = "ME", value_parser = server_name, conflicts_with_all = ["first", "me", "also"])]
+    start_over: Option<String>,
+
+    /// Do start over: the other members are removed, and what this node lacks is lost.
+    #[arg(long, requires = "start_over")]
+    yes: bool,
 
     #[command(flatten)]
     common: Common,
@@ -57,22 +78,48 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     arguments.common.set_up(LevelFilter::INFO);
-    match start(&arguments) {
+    if let Some(me) = &arguments.start_over {
+        return start_over(me, arguments.yes);
+    }
+    let (Some(first), Some(me)) = (&arguments.first, &arguments.me) else { return };
+    match start(&arguments, first, me) {
         Ok(server) => serve(&server),
         Err(reason) => fail(&reason),
     }
 }
 
-fn start(arguments: &Arguments) -> Result<LockServer, String> {
-    let test_port = test_port(&arguments.me)?;
+/// The operator's command after too many disks were lost.
+fn start_over(me: &str, yes: bool) {
+    let survivor = match yfs_rsm::start_over(Path::new("."), me, yes) {
+        Ok(survivor) => survivor,
+        Err(error) => fail(&explain(&error)),
+    };
+    let Survivor { vid, members, last, in_sync } = survivor;
+    let mut lines = vec![
+        format!("last view {vid}: {}", members.join(" ")),
+        format!("last request {last}, in sync last in view {in_sync}"),
+    ];
+    lines.push(if yes {
+        format!(
+            "{me} is the only member now: start it as always, then the others, each in an empty folder and with {me} as FIRST"
+        )
+    } else {
+        "nothing was changed. The node with the greatest last request is the one to start over from".to_owned()
+    });
+    lines.iter().for_each(|line| drop(writeln!(std::io::stdout(), "{line}")));
+}
+
+fn start(arguments: &Arguments, first: &str, me: &str) -> Result<LockServer, String> {
+    let test_port = test_port(me)?;
     let options = Options {
         test_port: Some(test_port),
         rpc: arguments.common.rpc(),
         on_fatal: Arc::new(|reason| fail(reason)),
-        ..Options::new(&arguments.first, &arguments.me)
+        also: arguments.also.clone(),
+        ..Options::new(first, me)
     };
     let server = LockServer::start(options).map_err(|error| explain(&error))?;
-    tracing::info!(first = arguments.first, me = arguments.me, test_port, "lock_server started");
+    tracing::info!(first, me, test_port, "lock_server started");
     Ok(server)
 }
 
@@ -98,21 +145,31 @@ fn explain(error: &RsmError) -> String {
             _ => "the operating system refused it",
         },
         RsmError::TestPort { .. } => "leave the port after ME's free, or choose another ME",
-        RsmError::Log(LogError::Io { source, .. }) => match source.kind() {
-            ErrorKind::StorageFull => "make room on its disk",
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                "start lock_server in a folder that it may write to"
-            }
-            _ => "start lock_server in the folder where the node's log is, or is to be",
-        },
+        RsmError::Log(LogError::Io { source, .. }) => of_file(source.kind()),
+        RsmError::Journal(JournalError::Io { source, .. }) => of_file(source.kind()),
         RsmError::Log(LogError::InUse { .. }) => "this node already runs in this folder",
         RsmError::Log(_) => {
             "restore it; if it is lost, move it away, and let the node join another one, as a new node: \
              FIRST must not be ME then"
         }
+        RsmError::Journal(_) | RsmError::State { .. } => {
+            "restore it; if it is lost, move it away, but keep paxos-ME.log, and start the node again: it is sent the state \
+             by the others"
+        }
         _ => return error.to_string(),
     };
     format!("{error}: {advice}")
+}
+
+/// What to do when the operating system refuses something about a log.
+fn of_file(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull => "make room on its disk",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "start lock_server in a folder that it may write to"
+        }
+        _ => "start lock_server in the folder where the node's log is, or is to be",
+    }
 }
 
 /// The node's own threads do all the work.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use rt::time::now;
-use yfs_rsm::{Options, Timing};
+use yfs_lock::lock_protocol::{self, ClientId, LockId, Xid};
+use yfs_rsm::{Options, RsmClient, Timing};
 
 use crate::client::StrictClient;
 use crate::lab_node::LabNode;
 use crate::lock_service::{LabLockClient, client_invoke, client_members};
 use crate::wire::{ACQUIRE, Enc, OK, RELEASE};
-use crate::{Ours, eventually};
+use crate::{Ours, PATIENCE, eventually};
 
 /// The lab's cadence five times over.
 const QUIET: Duration = Duration::from_secs(16);
@@ -65,6 +66,31 @@ fn a_lab_node_joins_ours_executes_as_a_backup_and_dies() {
     ours.wait_for_members(2);
     lock_and_unlock(&client, 1, 20..30);
     assert_eq!(client.stat(1), 30);
+    ours_agree(&ours);
+}
+
+/// It would abort at a request in a session.
+#[test]
+fn h04_a_lab_backup_sees_no_session_of_our_client() {
+    let ours = Ours::service(2);
+    let labs = LabNode::joining(ours.name(0));
+    wait_for_all(&ours, &labs, 3);
+    let client = RsmClient::connect(&[ours.name(0).to_owned()], PATIENCE).unwrap();
+    let lock_and_unlock = |xid: u64| {
+        for procedure in [lock_protocol::ACQUIRE, lock_protocol::RELEASE] {
+            let args = (LockId(1), ClientId::new("127.0.0.1:1"), Xid(xid));
+            assert_eq!(client.call(procedure, args, PATIENCE).unwrap().0, OK);
+        }
+    };
+    (0..5).for_each(lock_and_unlock);
+    assert_eq!(labs.executed().len(), 10);
+
+    labs.die();
+    ours.wait_for_members(2);
+    (5..10).for_each(lock_and_unlock);
+    assert_eq!(client.call(lock_protocol::STAT, (LockId(1),), PATIENCE).unwrap().1, 10);
+    // The session was opened, and the requests were executed in it.
+    assert!(ours.nodes[0].rsm().last_executed().seqno >= 12);
     ours_agree(&ours);
 }
 

@@ -1,6 +1,7 @@
 //! A cluster of replicas of a log in one process, on free ports.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part of it, and a test may fail")]
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rt::time::now;
@@ -70,6 +71,25 @@ impl Cluster {
 
     pub(crate) fn options(&self, at: usize) -> Options {
         Options { dir: self.dir.path().into(), ..Options::new(&self.names[0], &self.names[at]) }
+    }
+
+    /// The folder of all nodes' files.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn paxos_log(&self, at: usize) -> PathBuf {
+        self.dir().join(format!("paxos-{}.log", self.names[at]))
+    }
+
+    pub(crate) fn rsm_log(&self, at: usize) -> PathBuf {
+        self.dir().join(format!("rsm-{}.log", self.names[at]))
+    }
+
+    /// Removes the files of a node that doesn't run.
+    pub(crate) fn lose_disk(&self, at: usize) {
+        rt::fs::remove_file(&self.paxos_log(at)).unwrap();
+        rt::fs::remove_file(&self.rsm_log(at)).unwrap();
     }
 
     /// Starts a node with the same names and folder as before.

@@ -16,7 +16,8 @@ pub(super) const BEGINNING: Moment = Moment(0);
 #[derive(Debug, Default)]
 struct Entry {
     vs: Viewstamp,
-    request: u64,
+    /// The request, and what the state machine ran of it, if anything.
+    request: (u64, Option<u64>),
     /// Unknown of the empty state before anybody says it.
     state: Option<u64>,
     parent: usize,
@@ -30,14 +31,14 @@ struct Entry {
 pub(super) struct Histories {
     entries: Vec<Entry>,
     by_stamp: BTreeMap<Viewstamp, Moment>,
-    by_request: BTreeMap<u64, Vec<Moment>>,
+    by_ran: BTreeMap<u64, Vec<Moment>>,
 }
 
 impl Histories {
     /// The empty state alone.
     pub(super) fn new() -> Self {
         let by_stamp = BTreeMap::from([(Viewstamp::default(), BEGINNING)]);
-        Histories { entries: vec![Entry::default()], by_stamp, by_request: BTreeMap::new() }
+        Histories { entries: vec![Entry::default()], by_stamp, by_ran: BTreeMap::new() }
     }
 
     /// How many requests have been executed anywhere.
@@ -55,7 +56,7 @@ impl Histories {
         self.entries[moment.0].depth
     }
 
-    /// A request was executed at `parent`. True if that is the first time.
+    /// A request was executed at `parent`, and maybe the state machine ran something. True if that is the first time.
     ///
     /// # Errors
     /// When the same stamp has led to anything else.
@@ -63,13 +64,13 @@ impl Histories {
         &mut self,
         parent: Moment,
         vs: Viewstamp,
-        request: u64,
+        request: (u64, Option<u64>),
         state: u64,
     ) -> Result<(Moment, bool), String> {
         if let Some(&moment) = self.by_stamp.get(&vs) {
             let entry = &self.entries[moment.0];
             if entry.request != request {
-                return Err(format!("{vs} is another request elsewhere"));
+                return Err(format!("{vs} is another request elsewhere, or runs there and not here"));
             }
             if entry.parent != parent.0 {
                 let (here, there) = (self.stamp(parent), self.stamp(Moment(entry.parent)));
@@ -86,7 +87,9 @@ impl Histories {
         let moment = Moment(self.entries.len());
         self.entries.push(entry);
         self.by_stamp.insert(vs, moment);
-        self.by_request.entry(request).or_default().push(moment);
+        if let Some(ran) = request.1 {
+            self.by_ran.entry(ran).or_default().push(moment);
+        }
         Ok((moment, true))
     }
 
@@ -119,9 +122,9 @@ impl Histories {
         at == earlier.0
     }
 
-    /// An earlier moment of the same history whose request is the same one.
+    /// An earlier moment of the same history at which the state machine ran the same.
     pub(super) fn same_before(&self, moment: Moment) -> Option<Moment> {
-        let same = self.by_request.get(&self.entries[moment.0].request)?;
+        let same = self.by_ran.get(&self.entries[moment.0].request.1?)?;
         same.iter().copied().find(|&earlier| earlier != moment && self.leads_to(earlier, moment))
     }
 }
@@ -141,7 +144,7 @@ mod tests {
         // A branch off the first chain after each 97 of its requests.
         for seqno in 1..=1000 {
             let parent = chains[0][seqno as usize - 1];
-            let (moment, first) = histories.execute(parent, vs(1, seqno), 1, 1).expect("it is new");
+            let (moment, first) = histories.execute(parent, vs(1, seqno), (1, Some(1)), 1).expect("it is new");
             assert!(first);
             chains[0].push(moment);
             if seqno % 97 == 0 {
@@ -152,7 +155,8 @@ mod tests {
         for (number, chain) in chains.iter_mut().enumerate().skip(1) {
             for seqno in 1..=50 {
                 let parent = chain.last().copied().unwrap_or_default();
-                let (moment, _) = histories.execute(parent, vs(number as u32 + 1, seqno), 1, 1).expect("it is new");
+                let (moment, _) =
+                    histories.execute(parent, vs(number as u32 + 1, seqno), (1, Some(1)), 1).expect("it is new");
                 chain.push(moment);
             }
         }
@@ -169,7 +173,7 @@ mod tests {
         let mut histories = Histories::new();
         let mut at = BEGINNING;
         for seqno in 1..=100_000 {
-            at = histories.execute(at, vs(1, seqno), 1, 1).expect("it is new").0;
+            at = histories.execute(at, vs(1, seqno), (1, Some(1)), 1).expect("it is new").0;
         }
         let mut steps = 0;
         let mut here = at.0;
@@ -183,13 +187,13 @@ mod tests {
     #[test]
     fn a_stamp_leads_to_one_state() {
         let mut histories = Histories::new();
-        let (one, _) = histories.execute(BEGINNING, vs(1, 1), 7, 70).expect("it is new");
-        assert_eq!(histories.execute(BEGINNING, vs(1, 1), 7, 70), Ok((one, false)));
+        let (one, _) = histories.execute(BEGINNING, vs(1, 1), (7, Some(7)), 70).expect("it is new");
+        assert_eq!(histories.execute(BEGINNING, vs(1, 1), (7, Some(7)), 70), Ok((one, false)));
         assert_eq!(histories.find(vs(1, 1), 70), Ok(one));
-        assert!(histories.execute(BEGINNING, vs(1, 1), 8, 70).is_err(), "another request");
-        assert!(histories.execute(BEGINNING, vs(1, 1), 7, 71).is_err(), "another state");
-        let (two, _) = histories.execute(one, vs(1, 2), 8, 80).expect("it is new");
-        assert!(histories.execute(two, vs(1, 1), 7, 70).is_err(), "after another one");
+        assert!(histories.execute(BEGINNING, vs(1, 1), (8, Some(8)), 70).is_err(), "another request");
+        assert!(histories.execute(BEGINNING, vs(1, 1), (7, Some(7)), 71).is_err(), "another state");
+        let (two, _) = histories.execute(one, vs(1, 2), (8, Some(8)), 80).expect("it is new");
+        assert!(histories.execute(two, vs(1, 1), (7, Some(7)), 70).is_err(), "after another one");
         assert!(histories.find(vs(1, 3), 70).is_err(), "unknown");
         assert!(histories.find(vs(1, 2), 70).is_err(), "another state");
         assert_eq!(histories.find(vs(0, 0), 1), Ok(BEGINNING));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rt::time::Instant;
 
 use crate::kernel::Kernel;
-use crate::linear::{History, LockKind, LockOp, check_locks};
+use crate::linear::{Conclude, History, LockKind, LockOp, check_locks};
 
 /// Steps of the search for each lock; a run takes some thousands.
 const STEPS: u64 = 1_000_000;

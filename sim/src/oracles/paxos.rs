@@ -156,6 +156,19 @@ impl Views {
         self.chosen(instance).map(|_| ())
     }
 
+    /// A proposer is to add a member by its own word: a majority has promised that nothing was accepted before.
+    fn adds(&self, node: &str, instance: Instance, member: &str) -> Result<(), Violation> {
+        let (Some(view), Some(ballots)) = (self.voters(instance), self.ballots.get(&instance)) else { return Ok(()) };
+        let last = ballots.iter().rev().find(|(n, _)| n.node == node);
+        let free = last.map_or(0, |(_, ballot)| ballot.promises.values().filter(|accepted| accepted.is_none()).count());
+        if 2 * free > view.members().len() {
+            return Ok(());
+        }
+        let what =
+            format!("instance {instance}: says that it adds {member}, and {free} of {view} have accepted nothing");
+        Err(("added-by-another", what))
+    }
+
     /// A replica speaks of a view that was decided.
     pub(super) fn is_known(&self, vid: u32, members: &[String]) -> Result<(), Violation> {
         match self.decided.get(&vid) {
@@ -167,7 +180,16 @@ impl Views {
 
 /// Whether this says that something is on a disk that was to be written.
 pub(super) fn is_durable(event: &dyn Any) -> bool {
-    let written = |event| matches!(event, &Event::Promised { .. } | &Event::Accepted { .. } | &Event::Committed { .. });
+    let written = |event| {
+        matches!(
+            event,
+            &Event::Promised { .. }
+                | &Event::Accepted { .. }
+                | &Event::Committed { .. }
+                | &Event::DiskNoted
+                | &Event::Adding { .. }
+        )
+    };
     event.downcast_ref().is_some_and(written)
 }
 
@@ -218,9 +240,19 @@ pub(super) fn take(views: &mut Views, votes: &mut Votes, node: &str, event: &Eve
             views.commit(*instance, value)?;
             *votes = Votes { instance: *instance, ..Votes::default() };
         }
-        Event::RoundBegun { .. } | Event::RoundRejected { .. } => {}
+        Event::Adding { instance, member } => views.adds(node, *instance, member)?,
+        Event::DiskNoted | Event::RoundBegun { .. } | Event::RoundRejected { .. } => {}
     }
     Ok(())
+}
+
+/// Nobody votes where the same node had voted on a disk that was lost since.
+pub(super) fn not_again(lost: &[Votes], event: &Event) -> Result<(), Violation> {
+    let (Event::Promised { instance, .. } | Event::Accepted { instance, .. }) = event else { return Ok(()) };
+    let before = lost.iter().find(|votes| votes.instance + 1 == *instance && votes.promised.is_some());
+    before.map_or(Ok(()), |votes| {
+        Err(("vote-after-lost-disk", format!("votes in instance {instance}, and a lost disk had {:?}", votes.promised)))
+    })
 }
 
 /// Votes are given in the instance after the last one known.

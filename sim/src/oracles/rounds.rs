@@ -59,7 +59,9 @@ impl Rounds {
             }
             Paxos::Restored { values, .. } => values.last().map_or(0, |(instance, _)| *instance),
             Paxos::Committed { instance, .. } => *instance,
-            Paxos::Promised { .. } | Paxos::Accepted { .. } => return Ok(()),
+            Paxos::Promised { .. } | Paxos::Accepted { .. } | Paxos::DiskNoted | Paxos::Adding { .. } => {
+                return Ok(());
+            }
         };
         if self.view.is_none_or(|(known, _)| known != last) {
             self.view = Some((last, now));
@@ -116,6 +118,16 @@ impl Rounds {
                 }
             }
             Event::Removing { .. } => {}
+            Event::Adding { vid, member, asked_ago } => {
+                // Its clock may be a tenth slower.
+                let (asked, view) = (*asked_ago * 9 / 8, views.voters(vid.0 + 1));
+                let answers = |name: &&String| self.answered.get(*name).is_some_and(|at| now - *at <= asked);
+                let others = view.iter().flat_map(|view| view.members()).filter(|name| *name != node);
+                if let Some(silent) = others.into_iter().find(|name| !answers(name)) {
+                    let what = format!("{member} is to follow view {vid}, and {silent} hasn't answered just now");
+                    return Err(("unguarded-addition", what));
+                }
+            }
             Event::Failed { vid } => {
                 let before = self.failed.filter(|(before, ..)| *before == vid.0);
                 let times = before.map_or(1, |(_, times, _)| times + 1);

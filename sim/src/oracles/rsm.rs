@@ -8,9 +8,6 @@ use yfs_rsm::protocol::Viewstamp;
 use super::Violation;
 use super::history::{BEGINNING, Histories, Moment};
 
-/// The check that may be masked as a whole.
-pub(super) const FROM_NOTHING: &str = "from-nothing";
-
 /// A replica, from its start to its death.
 #[derive(Debug, Default)]
 struct Replica {
@@ -44,6 +41,8 @@ pub(super) struct Service {
     /// Who has served in each view, and from which moment on.
     served: BTreeMap<u32, (String, Moment)>,
     first_view: Option<String>,
+    /// Who has been in sync once and a member since, restarts included, as far as its disk may say.
+    on_disk: BTreeSet<String>,
     /// The last request acknowledged, by view. All are on one way through the tree.
     acknowledged: BTreeMap<u32, Moment>,
     count: u64,
@@ -59,6 +58,7 @@ impl Service {
             in_sync: BTreeMap::new(),
             served: BTreeMap::new(),
             first_view: None,
+            on_disk: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             count: 0,
         }
@@ -88,10 +88,17 @@ impl Service {
         self.replicas.remove(node);
     }
 
+    pub(super) fn lost_disk(&mut self, node: &str) {
+        self.on_disk.remove(node);
+    }
+
     pub(super) fn take(&mut self, node: &str, event: &Event) -> Result<(), Violation> {
         if let Event::Started { vid, members } = event {
             let fresh = Replica { vid: *vid, members: members.clone(), ..Replica::default() };
             self.replicas.insert(node.to_owned(), fresh);
+            if is_first(node, *vid, members) {
+                self.on_disk.insert(node.to_owned());
+            }
             return Ok(());
         }
         let Some(replica) = self.replicas.get_mut(node) else {
@@ -101,6 +108,7 @@ impl Service {
             Event::Started { .. } => Ok(()),
             Event::FirstView => {
                 replica.holds_state = true;
+                self.on_disk.insert(node.to_owned());
                 match self.first_view.replace(node.to_owned()) {
                     None => Ok(()),
                     Some(first) => Err(("two-services", format!("begins a service beside that of {first}"))),
@@ -113,11 +121,26 @@ impl Service {
                 }
                 replica.vid = *vid;
                 replica.members.clone_from(members);
-                replica.holds_state &= members.iter().any(|member| member == node);
+                if is_first(node, *vid, members) {
+                    self.on_disk.insert(node.to_owned());
+                } else if !members.iter().any(|member| member == node) {
+                    replica.holds_state = false;
+                    self.on_disk.remove(node);
+                }
                 replica.ready = None;
                 Ok(())
             }
-            Event::FromNothing { vid } => Err((FROM_NOTHING, format!("nobody holds the state in view {vid}"))),
+            Event::Recovered { last, state, holds } => {
+                replica.at = self.histories.find(*last, *state).map_err(|what| ("unknown-state", what))?;
+                replica.holds_state = *holds;
+                if *holds && !self.on_disk.contains(node) {
+                    return Err((
+                        "false-holder",
+                        format!("its state at {last} counts, and wasn't in sync in its views"),
+                    ));
+                }
+                Ok(())
+            }
             Event::Installed { vid, last, state } => {
                 in_view(replica, *vid)?;
                 replica.at = self.histories.find(*last, *state).map_err(|what| ("unknown-state", what))?;
@@ -131,6 +154,7 @@ impl Service {
                     return Err(("diverged", format!("says that it is at {last}, and is at {at}")));
                 }
                 replica.holds_state = true;
+                self.on_disk.insert(node.to_owned());
                 replica.ready = Some(*vid);
                 if !self.served.contains_key(vid) {
                     self.in_sync.entry(*vid).or_default().insert(node.to_owned(), moment);
@@ -150,8 +174,8 @@ impl Service {
                     Some(_) => Err(("stamp-reused", format!("gives {vs} a second time"))),
                 }
             }
-            Event::Executed { vs, request, as_primary, state } => {
-                self.executes(node, *vs, *request, *as_primary, *state)
+            Event::Executed { vs, request, ran, as_primary, state } => {
+                self.executes(node, *vs, *request, *ran, *as_primary, *state)
             }
             Event::Answered { vs } => match replica.as_primary {
                 Some((executed, moment)) if executed == *vs => self.acknowledge(moment),
@@ -204,6 +228,7 @@ impl Service {
         node: &str,
         vs: Viewstamp,
         request: u64,
+        ran: Option<u64>,
         as_primary: bool,
         state: u64,
     ) -> Result<(), Violation> {
@@ -223,7 +248,7 @@ impl Service {
         }
         stamp.backups += usize::from(!as_primary);
         let (moment, first) =
-            self.histories.execute(replica.at, vs, request, state).map_err(|what| ("diverged", what))?;
+            self.histories.execute(replica.at, vs, (request, ran), state).map_err(|what| ("diverged", what))?;
         replica.at = moment;
         if as_primary {
             replica.as_primary = Some((vs, moment));
@@ -231,7 +256,7 @@ impl Service {
         match self.histories.same_before(moment).filter(|_| first && self.unique_requests) {
             Some(before) => {
                 let before = self.histories.stamp(before);
-                Err(("executed-twice", format!("{vs} is the request of {before}, which it came of")))
+                Err(("executed-twice", format!("{vs} runs the request of {before} again, which it came of")))
             }
             None => Ok(()),
         }
@@ -257,6 +282,11 @@ impl Service {
         self.acknowledged.insert(vid, moment);
         Ok(())
     }
+}
+
+/// Whoever is alone in view 1 had the empty state on its disk before that view; it may die before it says so.
+fn is_first(node: &str, vid: u32, members: &[String]) -> bool {
+    vid == 1 && members == [node]
 }
 
 fn in_view(replica: &Replica, vid: u32) -> Result<(), Violation> {

@@ -38,14 +38,9 @@ fn after(last: Viewstamp) -> u64 {
 }
 
 impl Run {
-    fn masked(masks: &[&str]) -> Self {
-        let kernel = Kernel::new(1, Schedule::default(), false);
-        let masks = Masks::named(masks.iter().copied()).expect("known names");
-        Run { oracles: Oracles::new(kernel.clone(), &masks, true), kernel }
-    }
-
     fn new() -> Self {
-        Run::masked(&[])
+        let kernel = Kernel::new(1, Schedule::default(), false);
+        Run { oracles: Oracles::new(kernel.clone(), true), kernel }
     }
 
     /// Nodes that have started without a log.
@@ -121,7 +116,7 @@ impl Run {
     }
 
     fn execute(&self, node: &str, vs: Viewstamp, request: u64, as_primary: bool) {
-        self.see(node, &Rsm::Executed { vs, request, as_primary, state: after(vs) });
+        self.see(node, &Rsm::Executed { vs, request, ran: Some(request), as_primary, state: after(vs) });
     }
 
     /// A request from its stamp to its answer; the first node is the primary.
@@ -670,7 +665,14 @@ fn equal_stamps_are_equal_states() {
     let run = Run::of_three();
     run.stamp("a", vs(3, 1), 1);
     run.execute("b", vs(3, 1), 1, false);
-    run.see("c", &Rsm::Executed { vs: vs(3, 1), request: 1, as_primary: false, state: 99 });
+    run.see("c", &Rsm::Executed { vs: vs(3, 1), request: 1, ran: Some(1), as_primary: false, state: 99 });
+    run.finds("diverged");
+
+    // One of them has it already.
+    let run = Run::of_three();
+    run.stamp("a", vs(3, 1), 1);
+    run.execute("b", vs(3, 1), 1, false);
+    run.see("c", &Rsm::Executed { vs: vs(3, 1), request: 1, ran: None, as_primary: false, state: after(vs(3, 1)) });
     run.finds("diverged");
 
     let run = Run::of_three();
@@ -760,8 +762,8 @@ fn nothing_is_acknowledged_that_a_later_primary_lacks() {
 
 #[test]
 fn nothing_is_executed_twice() {
-    let again = |masks: &[&str]| {
-        let run = Run::masked(masks);
+    let again = |ran: Option<u64>| {
+        let run = Run::new();
         run.start("a");
         run.see("a", &Rsm::FirstView);
         run.view(1, &["a"], &["a"]);
@@ -770,31 +772,13 @@ fn nothing_is_executed_twice() {
             run.request(&["a"], vs(1, seqno), u64::from(seqno));
         }
         run.is_well();
-        run.request(&["a"], vs(1, 100), 1);
+        run.stamp("a", vs(1, 100), 1);
+        run.see("a", &Rsm::Executed { vs: vs(1, 100), request: 1, ran, as_primary: true, state: after(vs(1, 100)) });
         run
     };
-    again(&[]).finds("executed-twice");
-    again(&["H4"]).is_well();
-}
-
-#[test]
-fn nobody_goes_on_from_nothing() {
-    let from_nothing = |masks: &[&str]| {
-        let run = Run::masked(masks);
-        run.see("a", &Rsm::Started { vid: 3, members: vec!["a".to_owned()] });
-        run.is_well();
-        run.see("a", &Rsm::FromNothing { vid: 4 });
-        // Too late to matter.
-        run.see("a", &Rsm::Executed { vs: vs(9, 9), request: 1, as_primary: false, state: 1 });
-        run
-    };
-    let run = from_nothing(&[]);
-    assert!(!run.oracles.is_cut_short());
-    run.finds("from-nothing");
-    let run = from_nothing(&["from-nothing"]);
-    assert!(run.kernel.is_over() && run.oracles.is_cut_short());
-    let report = run.kernel.report();
-    assert_eq!((report.finding, report.counts.get("masked: from-nothing")), (None, Some(&1)));
+    again(Some(1)).finds("executed-twice");
+    again(Some(1000)).is_well();
+    again(None).is_well();
 }
 
 fn admitted(server: u32, client: u32, xid: i32, xid_rep: i32) -> Rpc {
@@ -804,6 +788,63 @@ fn admitted(server: u32, client: u32, xid: i32, xid_rep: i32) -> Rpc {
 
 fn windows(sizes: Sizes) -> Rpc {
     Rpc::Windows { server: ServerNonce(1), client: ClientNonce(7), sizes }
+}
+
+#[test]
+fn a_state_on_a_disk_counts_if_it_was_in_sync_in_all_views_since() {
+    let restarts = |run: &Run, holds: bool| {
+        run.oracles.node_died(&Node::new("b"));
+        run.start("b");
+        run.see("b", &Rsm::Recovered { last: vs(0, 0), state: 0, holds });
+    };
+    let run = Run::of_three();
+    restarts(&run, true);
+    run.is_well();
+    let run = Run::of_three();
+    run.view(4, &["a", "c"], &["a", "b", "c"]);
+    restarts(&run, false);
+    run.is_well();
+    restarts(&run, true);
+    run.finds("false-holder");
+    let run = Run::of_three();
+    run.oracles.node_lost_disk(&Node::new("b"));
+    restarts(&run, true);
+    run.finds("false-holder");
+    let run = Run::of_three();
+    run.oracles.node_died(&Node::new("b"));
+    run.start("b");
+    run.see("b", &Rsm::Recovered { last: vs(3, 7), state: 1, holds: false });
+    run.finds("unknown-state");
+}
+
+#[test]
+fn nobody_votes_where_it_had_voted_on_a_lost_disk() {
+    let run = Run::of_three();
+    run.promise(&["b", "c"], 4, 1);
+    for name in ["b", "c"] {
+        run.oracles.node_died(&Node::new(name));
+    }
+    run.oracles.node_lost_disk(&Node::new("b"));
+    let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
+    run.see("b", &Paxos::Restored { values, promised: None, accepted: None });
+    run.promise(&["c"], 4, 2);
+    run.is_well();
+    run.promise(&["b"], 4, 2);
+    run.finds("vote-after-lost-disk");
+}
+
+#[test]
+fn a_member_is_added_when_all_others_have_just_answered() {
+    let run = Run::of_three();
+    let adding = |ago| Config::Adding { vid: ViewId(3), member: "d".to_owned(), asked_ago: Duration::from_millis(ago) };
+    run.see("a", &Config::Answered { peer: "b".to_owned() });
+    run.see("a", &Config::Answered { peer: "c".to_owned() });
+    run.see("a", &adding(0));
+    run.is_well();
+    let run = Run::of_three();
+    run.see("a", &Config::Answered { peer: "b".to_owned() });
+    run.see("a", &adding(5));
+    run.finds("unguarded-addition");
 }
 
 #[test]

@@ -1,0 +1,211 @@
+//! Whole processes, killed and started again with the same command line: what is on their disks.
+#![allow(clippy::unwrap_used, reason = "a test, all of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rt::fs::{self, File};
+use rt::net::TcpPort;
+use rt::time::now;
+use tempfile::TempDir;
+use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
+use yfs_lock::lock_protocol::LockId;
+use yfs_rpc::Client;
+use yfs_rsm::protocol::CLIENT_MEMBERS;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOCK: LockId = LockId(7);
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = now() + PATIENCE;
+    while !condition() {
+        assert!(now() < deadline, "{what}: not within {PATIENCE:?}");
+        rt::time::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port that was free a moment ago, and the one after it too; not of those that the system gives away.
+fn free_port() -> u16 {
+    let taken = |port: u16| TcpPort::bind(([127, 0, 0, 1], port).into()).is_err();
+    loop {
+        let port = 10_000 + rt::random::below(20_000) as u16;
+        if !taken(port) && !taken(port + 1) {
+            return port;
+        }
+    }
+}
+
+/// Nodes as processes, each in a folder of its own.
+struct Service {
+    dir: TempDir,
+    names: Vec<String>,
+    processes: Vec<Option<Child>>,
+}
+
+impl Service {
+    fn start(size: usize) -> Service {
+        let mut service = Service { dir: TempDir::new().unwrap(), names: Vec::new(), processes: Vec::new() };
+        for at in 0..size {
+            service.names.push(free_port().to_string());
+            service.processes.push(None);
+            fs::create_dir_all(&service.folder(at)).unwrap();
+            service.run(at, 0);
+            service.wait_for_members(size.min(at + 1), at);
+        }
+        service
+    }
+
+    fn folder(&self, at: usize) -> PathBuf {
+        self.dir.path().join(at.to_string())
+    }
+
+    fn file(&self, at: usize, kind: &str) -> PathBuf {
+        self.folder(at).join(format!("{kind}-{}.log", self.names[at]))
+    }
+
+    fn command(&self, at: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lock_server"));
+        command.args(["--log", "off"]).args(arguments).current_dir(self.folder(at));
+        command
+    }
+
+    /// Starts a node with `first` as FIRST.
+    fn run(&mut self, at: usize, first: usize) {
+        let mut command = self.command(at, &[&self.names[first], &self.names[at]]);
+        self.processes[at] = Some(command.stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    /// What a command of a node says that ends by itself.
+    fn output(&self, at: usize, arguments: &[&str]) -> Output {
+        self.command(at, arguments).output().unwrap()
+    }
+
+    /// kill -9.
+    fn kill(&mut self, at: usize) {
+        let mut process = self.processes[at].take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Waits until `at` says that the view has so many members.
+    fn wait_for_members(&self, size: usize, at: usize) {
+        let client = Client::new(yfs_rpc::names::resolve(&self.names[at]).unwrap(), yfs_rpc::Options::default());
+        eventually("the view has all members", || {
+            let answer = client.call(CLIENT_MEMBERS, (0,), Duration::from_secs(1));
+            // And the primary once more.
+            answer.is_ok_and(|(_, members)| members.len() == size + 1)
+        });
+    }
+
+    fn client(&self) -> LockClient {
+        let options = LockClientOptions { patience: PATIENCE, ..LockClientOptions::default() };
+        LockClient::connect(&self.names, options).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        for process in self.processes.iter_mut().flatten() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// As after a power cut that took the whole service.
+#[test]
+fn h01_a_lock_is_held_though_all_processes_are_killed() {
+    let mut service = Service::start(3);
+    let (holder, other) = (service.client(), service.client());
+    let guard = holder.lock(LOCK).unwrap();
+    for last in 0..3 {
+        (0..3).for_each(|at| service.kill(at));
+        (0..3).filter(|at| *at != last).for_each(|at| service.run(at, 0));
+        service.run(last, 0);
+        assert_eq!(other.try_acquire(LOCK), Ok(false), "somebody has it");
+        assert_eq!(other.stat(LOCK), Ok(1));
+    }
+    drop(guard);
+    other.acquire(LOCK).unwrap();
+    assert_eq!(other.stat(LOCK), Ok(2));
+}
+
+/// Two disks of three are lost: the operator's command, as docs/durable-state.md has it.
+#[test]
+fn the_operator_starts_over_from_the_one_disk_that_is_left() {
+    let mut service = Service::start(3);
+    let (holder, other) = (service.client(), service.client());
+    let guard = holder.lock(LOCK).unwrap();
+    service.wait_for_members(3, 1);
+    let me = service.names[1].clone();
+    let running = service.output(1, &["--start-over", &me]);
+    assert_eq!(running.status.code(), Some(1));
+    assert!(text(&running.stderr).contains("in use by another process: this node already runs in this folder"));
+    (0..3).for_each(|at| service.kill(at));
+    for at in [0, 2] {
+        fs::remove_file(&service.file(at, "paxos")).unwrap();
+        fs::remove_file(&service.file(at, "rsm")).unwrap();
+        let nothing = service.output(at, &["--start-over", &service.names[at], "--yes"]);
+        assert_eq!(nothing.status.code(), Some(1));
+        assert!(text(&nothing.stderr).starts_with("lock_server: there is no log here of a node"), "{nothing:?}");
+    }
+    let before = (fs::read(&service.file(1, "paxos")).unwrap(), fs::read(&service.file(1, "rsm")).unwrap());
+    let shown = service.output(1, &["--start-over", &me]);
+    assert_eq!(shown.status.code(), Some(0));
+    let lines = text(&shown.stdout);
+    let names = service.names.join(" ");
+    assert!(lines.starts_with(&format!("last view 3: {names}\nlast request (3,")), "{lines}");
+    assert!(lines.contains(", in sync last in view 3\nnothing was changed."), "{lines}");
+    assert_eq!(before, (fs::read(&service.file(1, "paxos")).unwrap(), fs::read(&service.file(1, "rsm")).unwrap()));
+    let done = service.output(1, &["--start-over", &me, "--yes"]);
+    assert_eq!(done.status.code(), Some(0));
+    assert!(text(&done.stdout).contains(&format!("{me} is the only member now: start it as always")));
+
+    service.run(1, 0);
+    service.wait_for_members(1, 1);
+    assert_eq!(other.try_acquire(LOCK), Ok(false), "the survivor has the locks");
+    for at in [0, 2] {
+        service.run(at, 1);
+    }
+    service.wait_for_members(3, 1);
+    drop(guard);
+    other.acquire(LOCK).unwrap();
+    service.kill(1);
+    assert_eq!(holder.try_acquire(LOCK), Ok(false), "and the others have them, too");
+    assert_eq!(other.stat(LOCK), Ok(2));
+}
+
+#[test]
+fn a_damaged_file_stops_the_start_with_its_name_and_byte() {
+    let mut service = Service::start(1);
+    let client = service.client();
+    client.acquire(LOCK).unwrap();
+    service.kill(0);
+    let me = service.names[0].clone();
+    let advice = "restore it; if it is lost, move ";
+    for (kind, at, begins) in [("rsm", 20, 16), ("paxos", 15, 13)] {
+        let path = service.file(0, kind);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        overwrite(&path, &bad);
+        let output = service.output(0, &[&me, &me]);
+        assert_eq!(output.status.code(), Some(1));
+        let wanted = format!("lock_server: ./{kind}-{me}.log: damaged at byte {begins}: no ");
+        let said = text(&output.stderr);
+        assert!(said.starts_with(&wanted) && said.contains(advice), "{said}");
+        overwrite(&path, &good);
+    }
+    service.run(0, 0);
+    assert_eq!(client.stat(LOCK), Ok(1));
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::remove_file(path).unwrap();
+    File::create_new(path).unwrap().write_all(bytes).unwrap();
+}

@@ -1,0 +1,349 @@
+//! What is on the disks: restarts of all, lost disks, damage, and the operator's command.
+#![allow(clippy::unwrap_used, reason = "a test, all of it")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Cluster, Numbers, append, wait_until};
+use rt::fs::{self, File};
+use rt::sync::{Mutex, Rank};
+use yfs_rsm::{JournalError, LogError, Options, Rsm, RsmError, start_over};
+
+/// What nodes gave as the reason why they can't go on.
+#[derive(Clone)]
+struct Reasons(Arc<Mutex<Vec<String>>>);
+
+impl Reasons {
+    fn new() -> Self {
+        Reasons(Arc::new(Mutex::new(Rank::new(65_000, "test.reasons"), Vec::new())))
+    }
+
+    /// Options of a node that gives them here, instead of ending the process.
+    fn of(&self, options: Options) -> Options {
+        let reasons = self.0.clone();
+        Options { on_fatal: Arc::new(move |reason| reasons.lock().push(reason.to_owned())), ..options }
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::remove_file(path).unwrap();
+    let mut file = File::create_new(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// All orders of three.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+/// The lab's first node begins anew with view 1, and what was acknowledged is in nobody's memory.
+#[test]
+fn h01_all_members_end_and_come_back_with_the_state_whatever_the_order() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    let mut numbers = Vec::new();
+    for (round, order) in (1..).zip(ORDERS) {
+        append(&client, round);
+        numbers.push(round);
+        let (vid, _) = cluster.node(0).view();
+        (0..3).for_each(|at| cluster.kill(at));
+        order.into_iter().for_each(|at| cluster.restart(at));
+        cluster.wait_for_members(&[0, 1, 2]);
+        assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), numbers, "order {order:?}");
+        assert!(cluster.node(0).view().0 > vid, "they take part in a later view only");
+    }
+}
+
+/// A majority that holds the state is enough, the others come later; fewer wait.
+#[test]
+fn h01_two_of_three_come_back_and_one_alone_serves_nothing() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    cluster.restart(2);
+    let alone = client.call(common::APPEND, (9,), Duration::from_secs(1));
+    assert!(alone.is_err() && !cluster.node(2).amiprimary());
+    cluster.restart(1);
+    cluster.wait_for_members(&[1, 2]);
+    append(&client, 2);
+    let numbers = cluster.wait_for_equal_states(&[1, 2]);
+    assert!(numbers.starts_with(&[1]) && numbers.ends_with(&[2]), "{numbers:?}");
+    cluster.restart(0);
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), numbers);
+}
+
+/// The lab's joiners count as members before they have the state, and may outnumber the one that has it.
+#[test]
+fn h03_joiners_that_outlive_the_first_have_all_that_was_acknowledged() {
+    let mut cluster = Cluster::start(1);
+    let client = cluster.client();
+    (1..=100).for_each(|n| assert_eq!(append(&client, n), n));
+    for at in 1..=2 {
+        cluster.nodes.push(None);
+        cluster.names.push("0".to_owned());
+        cluster.restart(at);
+        cluster.names[at] = cluster.node(at).me().to_owned();
+    }
+    wait_until("both are members", || cluster.node(1).view().1.len() == 3);
+    cluster.kill(0);
+    cluster.wait_for_members(&[1, 2]);
+    append(&cluster.client(), 101);
+    assert_eq!(cluster.wait_for_equal_states(&[1, 2]), (1..=101).collect::<Vec<u64>>());
+}
+
+/// Rule 3: the disk that comes with the name is another one, so the node is removed, and added again.
+#[test]
+fn s04_a_member_that_lost_its_disk_is_removed_and_added_again_and_votes() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    cluster.kill(2);
+    cluster.lose_disk(2);
+    cluster.restart(2);
+    cluster.wait_for_members(&[0, 1, 2]);
+    wait_until("its view is one that it was added in", || cluster.node(2).view().0 >= 5);
+    append(&client, 2);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2]);
+    let text = String::from_utf8(fs::read(&cluster.paxos_log(0)).unwrap()).unwrap();
+    let of_two = format!(" {} ", cluster.names[2]);
+    let disks: BTreeSet<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("added ") && line.contains(&of_two))
+        .map(|line| &line[line.len() - 16..])
+        .collect();
+    assert_eq!(disks.len(), 2, "{text}");
+    // Without its vote there is no view any more.
+    cluster.kill(0);
+    cluster.wait_for_members(&[1, 2]);
+    append(&client, 3);
+    assert_eq!(cluster.wait_for_equal_states(&[1, 2]), [1, 2, 3]);
+}
+
+/// S3: a Paxos log alone makes no holder, be the node the primary.
+#[test]
+fn s03_a_member_whose_state_is_gone_serves_nothing_before_it_was_sent_it() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    fs::remove_file(&cluster.rsm_log(0)).unwrap();
+    (0..3).for_each(|at| cluster.restart(at));
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_ne!(cluster.primary(), 0, "it is the last member now");
+    append(&client, 2);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2]);
+}
+
+/// Rule 5: the lab's service goes on from an empty state.
+#[test]
+fn h03_if_no_member_holds_the_state_the_service_is_out_until_one_does() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    let state = fs::read(&cluster.rsm_log(1)).unwrap();
+    for at in 0..3 {
+        fs::remove_file(&cluster.rsm_log(at)).unwrap();
+        cluster.restart(at);
+    }
+    // Ample time for a view that must not come.
+    client.call(common::APPEND, (9,), Duration::from_secs(3)).unwrap_err();
+    for at in 0..3 {
+        assert!(!cluster.node(at).amiprimary());
+        assert_eq!(cluster.node(at).view().0, 3);
+    }
+    cluster.kill(1);
+    File::create_new(&cluster.rsm_log(1)).unwrap().write_all(&state).unwrap();
+    cluster.restart(1);
+    cluster.wait_for_members(&[0, 1, 2]);
+    append(&cluster.client(), 2);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2]);
+}
+
+/// S6: the same command line, an empty folder, and somebody who remembers. Then the operator's way out: of two members one
+/// disk is lost, so no view can be formed.
+#[test]
+fn s06_a_first_node_that_lost_its_disk_begins_no_second_service_and_joins_the_survivor() {
+    let mut cluster = Cluster::start(2);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&[0, 1]);
+    cluster.kill(0);
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    cluster.start_with(0, reasons.of(cluster.options(0)));
+    wait_until("it gives up", || !reasons.all().is_empty());
+    let reason =
+        format!("this node has no log, and {} names it as a member of view 2: its disk was lost", cluster.names[1]);
+    assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
+    assert_eq!(cluster.node(0).view(), (0, Vec::new()), "no service has begun");
+    cluster.kill(0);
+
+    let me = cluster.names[1].clone();
+    let error = start_over(cluster.dir(), &me, true).unwrap_err();
+    assert!(matches!(error, RsmError::Log(LogError::InUse { .. })), "it runs: {error}");
+    cluster.kill(1);
+    let shown = start_over(cluster.dir(), &me, false).unwrap();
+    assert_eq!((shown.vid, &shown.members, shown.in_sync), (2, &cluster.names, 2));
+    assert_eq!(start_over(cluster.dir(), &me, true).unwrap(), shown, "nothing was changed by looking");
+    assert_eq!(start_over(cluster.dir(), &me, false).unwrap().members, std::slice::from_ref(&me));
+    cluster.restart(1);
+    wait_until("it serves", || cluster.node(1).amiprimary());
+    assert_eq!(append(&client, 2), 2, "with the state, the sessions included");
+
+    fs::remove_file(&cluster.paxos_log(0)).unwrap();
+    cluster.start_with(0, Options { first: me, ..cluster.options(0) });
+    cluster.wait_for_members(&[0, 1]);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1]), [1, 2]);
+}
+
+/// Nobody names it: it can't be told from a new one, and is one.
+#[test]
+fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
+    let mut cluster = Cluster::start(2);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    cluster.kill(1);
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    cluster.start_with(0, reasons.of(cluster.options(0)));
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(cluster.node(0).view(), (1, vec![cluster.names[0].clone()]));
+    assert_eq!(append(&cluster.client(), 2), 1);
+    // One that remembers comes back: the younger service ends, not the one that has the state.
+    cluster.restart(1);
+    wait_until("it gives up", || !reasons.all().is_empty());
+    assert!(reasons.all()[0].contains("its disk was lost"), "{:?}", reasons.all());
+}
+
+/// Two disks of three are lost.
+#[test]
+fn the_survivor_of_a_lost_majority_starts_over_and_the_others_join_it() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    (1..=3).for_each(|n| assert_eq!(append(&client, n), n));
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    cluster.lose_disk(0);
+    cluster.lose_disk(2);
+    let me = cluster.names[1].clone();
+    let shown = start_over(cluster.dir(), &me, true).unwrap();
+    assert_eq!((shown.vid, &shown.members), (3, &cluster.names));
+    // Its own command line, as always: FIRST isn't there.
+    cluster.restart(1);
+    wait_until("it serves", || cluster.node(1).amiprimary());
+    assert_eq!(append(&client, 4), 4);
+    for at in [0, 2] {
+        cluster.start_with(at, Options { first: me.clone(), ..cluster.options(at) });
+    }
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2, 3, 4]);
+    cluster.kill(1);
+    cluster.wait_for_members(&[0, 2]);
+    append(&client, 5);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 2]), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn who_has_no_state_or_no_place_does_not_start_over() {
+    let empty = tempfile::tempdir().unwrap();
+    let error = start_over(empty.path(), "21000", true).unwrap_err();
+    assert!(matches!(error, RsmError::NoState), "{error}");
+    assert!(fs::list(empty.path()).unwrap().is_empty(), "it left nothing behind");
+
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    // The last member leaves, and hears of it: its last view doesn't name it.
+    cluster.node(2).cut_members(true);
+    cluster.wait_for_members(&[0, 1]);
+    let log = fs::read(&cluster.paxos_log(0)).unwrap();
+    cluster.node(2).cut_members(false);
+    cluster.wait_for_members(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    let lines = String::from_utf8(log).unwrap();
+    let of_lab: String =
+        lines.lines().filter(|line| line.starts_with("done ")).map(|line| format!("{line}\n")).collect();
+    overwrite(&cluster.paxos_log(2), of_lab.as_bytes());
+    let (dir, names) = (cluster.dir(), &cluster.names);
+    let shown = start_over(dir, &names[2], false).unwrap();
+    assert_eq!(shown.members, names[..2], "it can be looked at");
+    assert!(matches!(start_over(dir, &names[2], true), Err(RsmError::NoState)));
+    fs::remove_file(&cluster.rsm_log(1)).unwrap();
+    assert!(matches!(start_over(dir, &names[1], false), Err(RsmError::NoState)));
+}
+
+/// A crash between the two files: the state says already that it is in sync in the view in which the node is alone.
+#[test]
+fn a_start_over_that_was_cut_short_makes_no_holder_and_is_done_again() {
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    let before = fs::read(&cluster.paxos_log(0)).unwrap();
+    let me = cluster.names[0].clone();
+    start_over(cluster.dir(), &me, true).unwrap();
+    overwrite(&cluster.paxos_log(0), &before);
+    let shown = start_over(cluster.dir(), &me, false).unwrap();
+    assert_eq!((shown.vid, shown.in_sync), (3, 5));
+    // It holds no state, so it can't stay the first name.
+    (0..3).for_each(|at| cluster.restart(at));
+    cluster.wait_for_members(&[0, 1, 2]);
+    wait_until("another one is the primary", || !cluster.node(0).amiprimary() && cluster.primary() != 0);
+    append(&cluster.client(), 2);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    start_over(cluster.dir(), &me, true).unwrap();
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(cluster.node(0).inspect(|numbers| numbers.0.clone()), [1, 2]);
+}
+
+#[test]
+fn a_state_without_its_paxos_log_is_set_aside() {
+    let mut cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    let state = fs::read(&cluster.rsm_log(0)).unwrap();
+    fs::remove_file(&cluster.paxos_log(0)).unwrap();
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(append(&cluster.client(), 2), 1, "a new service");
+    let aside = cluster.dir().join(format!("rsm-{}.log.aside", cluster.names[0]));
+    assert_eq!(fs::read(&aside).unwrap(), state);
+}
+
+#[test]
+fn a_damaged_state_is_an_error_with_file_and_byte() {
+    let mut cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    let good = fs::read(&cluster.rsm_log(0)).unwrap();
+    let path = cluster.rsm_log(0);
+    for (at, begins) in [(3, 0), (17, 16), (30, 16)] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        overwrite(&path, &bad);
+        let error = Rsm::new(cluster.options(0), Numbers::default()).unwrap_err();
+        assert!(
+            matches!(error, RsmError::Journal(JournalError::Damaged { offset, .. }) if offset == begins),
+            "{error}"
+        );
+        assert!(error.to_string().starts_with(&format!("{}: damaged at byte {begins}: ", path.display())), "{error}");
+    }
+    overwrite(&path, &good);
+    cluster.restart(0);
+    assert_eq!(append(&cluster.client(), 2), 2);
+}

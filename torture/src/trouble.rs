@@ -1,0 +1,62 @@
+//! How a check ends before its end, and waiting that notices a Ctrl-C.
+
+use std::time::Duration;
+
+use rt::time::{now, sleep};
+
+use crate::os;
+
+const SLICE: Duration = Duration::from_millis(5);
+
+/// Why something was not done to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It failed: what was seen.
+    Failed(String),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl From<String> for Trouble {
+    fn from(what: String) -> Self {
+        Trouble::Failed(what)
+    }
+}
+
+/// Fails with what was seen, unless a condition holds.
+pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Trouble> {
+    if holds { Ok(()) } else { Err(Trouble::Failed(otherwise())) }
+}
+
+/// Does nothing for that long.
+pub(crate) fn nap(duration: Duration) -> Result<(), Trouble> {
+    let until = now() + duration;
+    loop {
+        if os::interrupted() {
+            return Err(Trouble::Interrupted);
+        }
+        match until - now() {
+            Duration::ZERO => return Ok(()),
+            left => sleep(left.min(SLICE)),
+        }
+    }
+}
+
+/// Waits for a condition; gives how long that took.
+pub(crate) fn await_within(
+    within: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<bool, Trouble>,
+) -> Result<Duration, Trouble> {
+    let began = now();
+    while !condition()? {
+        ensure(began.elapsed() < within, || format!("not within {within:?}: {what}"))?;
+        nap(SLICE)?;
+    }
+    Ok(began.elapsed())
+}
+
+/// A random duration between two.
+pub(crate) fn between(least_ms: u64, most_ms: u64) -> Duration {
+    Duration::from_millis(least_ms) + rt::random::duration_below(Duration::from_millis(most_ms - least_ms + 1))
+}
