@@ -14,8 +14,9 @@
 //! 3. it stays behind for [`Timing::mismatch`] (one that is ahead is no suspect: this node is the one to catch up), or
 //! 4. it asks to be removed.
 //!
-//! Nobody is suspected within [`Timing::newcomer`] of becoming a member, nor in a round in which this node finds that it
-//! was itself stopped or starved: then its memory of others' silence is moved forward by the time that it missed.
+//! Nobody is suspected within [`Timing::newcomer`] of becoming a member, unless by a later member; nor in a round in
+//! which this node finds that it was itself stopped or starved: then its memory of others' silence is moved forward by the
+//! time that it missed.
 //!
 //! Deviations from the lab: one ping unanswered, or another view number, is no reason for a removal there (L1).
 
@@ -102,12 +103,15 @@ impl FailureDetector {
     /// A new view.
     pub fn view_changed(&mut self, members: &[String], now: Instant) {
         let member = members.contains(&self.me);
-        self.members = if member { members.len() } else { 0 };
+        let was = std::mem::replace(&mut self.members, if member { members.len() } else { 0 });
         let mut before = std::mem::take(&mut self.peers);
+        // To one that has just become a member itself the others are no newcomers. Those that are in the log at the start
+        // are: they may be starting, too.
+        let joined = was == 0 && self.ticked.is_some();
         for name in members.iter().filter(|m| member && **m != self.me) {
             let peer = match before.remove(name) {
                 Some(peer) => Peer { behind_since: None, asked: false, doubted: false, ..peer },
-                None => Peer { spared_until: Some(now + self.timing.newcomer), ..Peer::default() },
+                None => Peer { spared_until: (!joined).then(|| now + self.timing.newcomer), ..Peer::default() },
             };
             self.peers.insert(name.clone(), peer);
         }

@@ -210,3 +210,33 @@ fn one_that_asked_to_be_removed_and_died_goes_before_one_that_asks() {
     let expected = [("3".to_owned(), Reason::Silent), ("2".to_owned(), Reason::Asked)];
     assert_eq!(detector.suspects(at(9)), expected);
 }
+
+#[test]
+fn one_that_joins_spares_only_who_comes_after_it() {
+    let mut joiner = FailureDetector::new("30", Timing::default());
+    let suspects_after = |detector: &mut FailureDetector, name: &str, ms: u64| {
+        detector.pinged(name, at(ms));
+        detector.unanswered(name);
+        detector.observe(name, Some(at(ms)), true);
+        let time = at(ms) + Timing::default().refused;
+        detector.rest(time);
+        detector.reason_of(name, time)
+    };
+    joiner.tick(at(0));
+    joiner.view_changed(&names(&["10", "20"]), at(10));
+    joiner.view_changed(&names(&["10", "20", "30"]), at(20));
+    assert_eq!(suspects_after(&mut joiner, "10", 30), Some(Reason::Refused), "it was there before");
+    joiner.view_changed(&names(&["20", "30", "40"]), at(200));
+    assert_eq!(suspects_after(&mut joiner, "40", 210), None, "a newcomer");
+
+    let mut alone = FailureDetector::new("10", Timing::default());
+    alone.tick(at(0));
+    alone.view_changed(&names(&["10"]), at(10));
+    alone.view_changed(&names(&["10", "20"]), at(20));
+    assert_eq!(suspects_after(&mut alone, "20", 30), None, "the second node of a service is a newcomer");
+
+    let mut started = FailureDetector::new("10", Timing::default());
+    started.view_changed(&names(&["10", "20"]), at(0));
+    started.tick(at(5));
+    assert_eq!(suspects_after(&mut started, "20", 10), None, "it may be starting, too");
+}

@@ -131,6 +131,8 @@ struct State {
     failures: u64,
     reachable: bool,
     back_off: Duration,
+    /// Its bound: where calls end after [`Options::refused_patience`], each of them makes an attempt at least.
+    max_back_off: Duration,
     refused_since: Option<Instant>,
     /// Replies that came, on all connections.
     heard: u64,
@@ -175,6 +177,7 @@ impl Client {
             failures: 0,
             reachable: true,
             back_off: FIRST_BACK_OFF,
+            max_back_off: options.refused_patience.map_or(MAX_BACK_OFF, |p| p.clamp(FIRST_BACK_OFF, MAX_BACK_OFF)),
             refused_since: None,
             heard: 0,
             timer: None,
@@ -687,7 +690,7 @@ impl State {
     /// When the next attempt may be made; the one after that will have to wait twice as long.
     fn back_off(&mut self) -> Instant {
         let until = now() + self.back_off;
-        self.back_off = (self.back_off * 2).min(MAX_BACK_OFF);
+        self.back_off = (self.back_off * 2).min(self.max_back_off);
         until
     }
 

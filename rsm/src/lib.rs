@@ -22,7 +22,7 @@ mod test_server;
 
 pub use journal::JournalError;
 pub use rsm::{OnFatal, Options, Rsm, RsmError};
-pub use rsm_client::{MAX_BUSY, RsmClient, RsmClientError};
+pub use rsm_client::{RsmClient, RsmClientError};
 pub use start_over::{Survivor, start_over};
 pub use state_machine::StateMachine;
 pub use yfs_config::{LogError, Timing};

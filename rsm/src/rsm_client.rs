@@ -38,13 +38,18 @@ use crate::protocol::{CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, OPEN, REQUEST
 const INVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take to name the members.
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(300);
-/// BUSYs in a row that are taken from one node before another one is asked.
-pub const MAX_BUSY: u32 = 3;
+/// BUSYs in a row that are taken from one node before another one is asked, and for how long: a primary that is cut off
+/// takes its time over each.
+const MAX_BUSY: u32 = 3;
+const BUSY_PATIENCE: Duration = Duration::from_millis(900);
 /// A node where nobody has listened for so long is not waited for any longer.
 const REFUSED_PATIENCE: Duration = Duration::from_millis(50);
 /// After how long a caller's operator is told that the service doesn't answer.
 const FIRST_WARNING: Duration = Duration::from_secs(1);
+/// Pauses between tries double: to the first bound while a fail-over may be under way, so that a new primary is soon
+/// found, then to the second, so that many clients are no burden to an outage.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE_AT_FIRST: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 const ASKING_RANK: Rank = Rank::new(65, "rsm_client.asking");
@@ -182,11 +187,10 @@ impl RsmClient {
             members: Mutex::new(MEMBERS_RANK, members),
         };
         let deadline = now() + total;
-        let mut pause = FIRST_PAUSE;
         let mut patience = Patience::new();
         while !client.init_members(deadline, 0) {
             patience.wears(|| tracing::warn!(?seeds, "no node of the service answers; still trying"));
-            if !sleep_before(deadline, &mut pause) {
+            if !patience.sleep_before(deadline) {
                 return Err(RsmClientError::Unreachable);
             }
         }
@@ -229,9 +233,9 @@ impl RsmClient {
             perhaps_executed: false,
             perhaps_in_session: false,
         };
-        let mut busy = 0;
-        let mut pause = FIRST_PAUSE;
+        let (mut busy, mut asked) = (0, now());
         let mut patience = Patience::new();
+        let mut tried = BTreeSet::new();
         loop {
             patience.wears(|| tracing::warn!(seeds = ?self.seeds, "the service doesn't serve; still trying"));
             let (primary, answers) = {
@@ -239,22 +243,32 @@ impl RsmClient {
                 (members.primary.clone(), members.answers)
             };
             let left = deadline - now();
-            let tried = match primary {
-                Some(primary) if !left.is_zero() => self.try_invoke(&primary, &mut call, left.min(INVOKE_TIMEOUT)),
+            let outcome = match primary {
+                Some(primary) if !left.is_zero() => {
+                    let outcome = self.try_invoke(&primary, &mut call, left.min(INVOKE_TIMEOUT));
+                    tried.insert(primary);
+                    outcome
+                }
                 _ => Try::Elsewhere,
             };
-            match tried {
+            match outcome {
                 Try::Answer(answer) => return Ok(answer),
                 Try::Refused => return Err(RsmClientError::Refused),
                 Try::Unknown => return Err(RsmClientError::Unknown),
-                Try::Busy if busy < MAX_BUSY || rt::probe::weakened("H10-clings-to-busy") => busy += 1,
+                Try::Busy if rt::probe::weakened("H10-clings-to-busy") => {}
+                Try::Busy if busy < MAX_BUSY && asked.elapsed() < BUSY_PATIENCE => busy += 1,
                 Try::Busy | Try::Elsewhere | Try::NoSession => {
-                    busy = 0;
                     self.doubt(answers);
                     self.init_members(deadline, answers);
+                    (busy, asked) = (0, now());
+                    // One that this call hasn't tried yet is tried at once: it may have just become the primary.
+                    let is_new = |primary: &String| !tried.contains(primary);
+                    if self.members.lock().primary.as_ref().is_some_and(is_new) && now() < deadline {
+                        continue;
+                    }
                 }
             }
-            if !sleep_before(deadline, &mut pause) {
+            if !patience.sleep_before(deadline) {
                 let error = if call.perhaps_executed { RsmClientError::Unknown } else { RsmClientError::Unreachable };
                 return Err(error);
             }
@@ -413,15 +427,17 @@ fn in_session<R: Unmarshal>(answer: &Bytes) -> Option<(SessionStatus, Option<R>)
     Some((SessionStatus::from_wire(status)?, decode(&result).ok()))
 }
 
-/// When an operator should hear that something takes long: after a second, then each time after twice as long.
+/// What a call's tries have cost so far: how long to pause before the next one, and when an operator should hear that it
+/// takes long: after a second, then each time after twice as long.
 struct Patience {
+    pause: Duration,
     until: Instant,
     next: Duration,
 }
 
 impl Patience {
     fn new() -> Self {
-        Patience { until: now() + FIRST_WARNING, next: FIRST_WARNING * 2 }
+        Patience { pause: FIRST_PAUSE, until: now() + FIRST_WARNING, next: FIRST_WARNING * 2 }
     }
 
     fn wears(&mut self, warn: impl FnOnce()) {
@@ -431,12 +447,13 @@ impl Patience {
             self.next *= 2;
         }
     }
-}
 
-/// Pauses, each time twice as long, but not beyond the deadline; false if that has passed.
-fn sleep_before(deadline: Instant, pause: &mut Duration) -> bool {
-    let left = deadline - now();
-    rt::time::sleep(left.min(*pause));
-    *pause = (*pause * 2).min(MAX_PAUSE);
-    !left.is_zero()
+    /// Pauses, but not beyond the deadline; false if that has passed.
+    fn sleep_before(&mut self, deadline: Instant) -> bool {
+        let left = deadline - now();
+        rt::time::sleep(left.min(self.pause));
+        let has_warned = self.next > FIRST_WARNING * 2;
+        self.pause = (self.pause * 2).min(if has_warned { MAX_PAUSE } else { MAX_PAUSE_AT_FIRST });
+        !left.is_zero()
+    }
 }
