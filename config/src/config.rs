@@ -26,7 +26,7 @@ use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_paxos::value::check_name;
-use yfs_paxos::{Acceptor, Instance, LogError, OnFatal, PaxosChange, Proposer, RestoreError, Value};
+use yfs_paxos::{Acceptor, DiskId, Instance, LogError, OnFatal, PaxosChange, Proposer, RestoreError, Value};
 use yfs_rpc::{Handles, Server};
 
 use crate::detector::FailureDetector;
@@ -69,9 +69,11 @@ pub(crate) struct State {
     pub(crate) same_wanted: Option<ViewId>,
     /// The nodes that this one joins through: they are believed as members are.
     pub(crate) through: Vec<String>,
-    /// Who spoke last of a view after this node's last, without being believed.
+    /// Who spoke last of a view, without being believed.
     pub(crate) heard: Option<(String, ViewId)>,
     pub(crate) majority: bool,
+    /// The members of which operators were told that their disks are lost.
+    pub(crate) told_lost: Vec<String>,
     pub(crate) change: Option<Weak<dyn ViewChange>>,
     pub(crate) stopping: bool,
     /// The heartbeater should look at once.
@@ -133,6 +135,7 @@ impl Config {
             through: Vec::new(),
             heard: None,
             majority: true,
+            told_lost: Vec::new(),
             change: None,
             stopping: false,
             kicked: false,
@@ -229,12 +232,30 @@ impl Config {
         self.acceptor.stalled()
     }
 
+    /// How many lives of this node before this one were short, one after the other (L8).
+    pub fn short_lives(&self) -> u32 {
+        self.acceptor.short_lives()
+    }
+
+    /// Writes down that this life isn't a short one. Waits for the disk.
+    pub fn note_lived(&self) {
+        self.acceptor.note_lived();
+    }
+
+    /// The number of the disk that the Paxos log is on.
+    ///
+    /// # Panics
+    /// Never: each log that is open has one.
+    pub fn disk(&self) -> DiskId {
+        self.acceptor.disk().expect("each log has a disk line")
+    }
+
     /// Whether the Paxos log is empty: a new node, or one that lost its disk.
     pub fn is_new(&self) -> bool {
         self.acceptor.is_new()
     }
 
-    /// A node that isn't a member and spoke of a later view, and which; told once. A first node that hears this may have
+    /// A node that isn't a member and spoke of a view, and which; told once. A first node that hears this may have
     /// lost its disk.
     pub fn take_heard_of_view(&self) -> Option<(String, ViewId)> {
         self.state.lock().heard.take()
@@ -307,7 +328,7 @@ impl Config {
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
         let trusted = state.believes(m);
-        if !trusted && vid > mine && check_name(m).is_ok() {
+        if !trusted && vid > ViewId(0) && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));
         }
         if state.wants_out {

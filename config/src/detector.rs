@@ -29,6 +29,9 @@ use yfs_paxos::value::majority_of;
 use crate::Timing;
 use crate::roles::Standing;
 
+/// One that has just been added may know no view for a moment.
+const LOST_AFTER: Duration = Duration::from_secs(3);
+
 /// Why a member should go. The dead go first: those who ask can vote until then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -259,6 +262,13 @@ impl FailureDetector {
     pub fn has_majority(&self, now: Instant) -> bool {
         let answered = self.peers.values().filter(|peer| self.is_recent(peer, now) && !peer.blank).count();
         self.members > 0 && answered + 1 >= majority_of(self.members)
+    }
+
+    /// The members that answer, and have known no view for some time, while too few others answer: their disks were lost.
+    pub fn lost_disks(&self, now: Instant) -> Vec<String> {
+        let is_lost = |peer: &Peer| peer.blank && peer.behind_since.is_some_and(|since| now - since >= LOST_AFTER);
+        let lost = self.peers.iter().filter(|(_, peer)| self.is_recent(peer, now) && is_lost(peer));
+        if self.has_majority(now) { Vec::new() } else { lost.map(|(name, _)| name.clone()).collect() }
     }
 
     /// Whether all members have answered after `since`.

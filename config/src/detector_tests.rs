@@ -240,3 +240,19 @@ fn one_that_joins_spares_only_who_comes_after_it() {
     started.tick(at(5));
     assert_eq!(suspects_after(&mut started, "20", 10), None, "it may be starting, too");
 }
+
+#[test]
+fn disks_are_lost_if_too_few_members_are_left_that_know_a_view() {
+    for (members, lost) in [(vec!["1", "2", "3"], vec!["2", "3"]), (vec!["1", "2", "3", "4", "5"], vec![])] {
+        let mut detector = FailureDetector::new("1", Timing::default());
+        detector.view_changed(&names(&members), at(0));
+        for (ms, expected) in [(1_000, vec![]), (2_000, vec![]), (5_000, lost)] {
+            for name in detector.peers() {
+                detector.pinged(&name, at(ms));
+                let blank = ["2", "3"].contains(&name.as_str());
+                detector.answered(&name, if blank { Pong::Blank } else { Pong::Well }, at(ms));
+            }
+            assert_eq!(detector.lost_disks(at(ms)), expected, "{members:?} after {ms} ms");
+        }
+    }
+}

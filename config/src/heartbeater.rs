@@ -24,6 +24,9 @@ use crate::view::ViewId;
 /// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
 /// node that finds itself there leaves the lab's alone for so long, or until it learns a view.
 const LAB_REST: Duration = Duration::from_secs(3);
+/// A node that asked to be removed itself, as its disk was hanging, spares others who ask for so long after that: what made
+/// it ask may have come over all members at once, and the last of them would be alone.
+const OWN_TROUBLE: Duration = Duration::from_secs(1);
 /// Another's round is waited for so long.
 const OTHERS_ROUND: Duration = Duration::from_millis(300);
 
@@ -34,11 +37,18 @@ struct Heartbeater {
     back_off: Duration,
     /// The view in which rounds failed.
     vid: ViewId,
+    /// Until then those who ask to be removed stay.
+    spares_askers_until: Instant,
 }
 
 /// The thread's main function. Ends when the node is told to stop, or is gone.
 pub(crate) fn run(config: &Weak<Config>) {
-    let mut me = Heartbeater { not_before: Instant::ZERO, back_off: Duration::ZERO, vid: ViewId(0) };
+    let mut me = Heartbeater {
+        not_before: Instant::ZERO,
+        back_off: Duration::ZERO,
+        vid: ViewId(0),
+        spares_askers_until: Instant::ZERO,
+    };
     // A turn holds the node for a tick at most (or a round); between turns it may go.
     while let Some(config) = config.upgrade() {
         if !config.wait_for_turn() {
@@ -47,6 +57,7 @@ pub(crate) fn run(config: &Weak<Config>) {
         config.follow_those_ahead();
         config.ping_those_due();
         config.note_return_of_majority();
+        config.tell_of_lost_disks();
         // The dead first: that is a new view too.
         me.remove_suspect(&config);
         me.propose_same_if_wanted(&config);
@@ -72,7 +83,7 @@ impl Heartbeater {
     /// Whether the back-off after a round that failed in this view is over.
     fn may_propose(&mut self, config: &Config, vid: ViewId) -> bool {
         if self.vid != vid {
-            *self = Heartbeater { not_before: Instant::ZERO, back_off: config.options.timing.back_off, vid };
+            (self.vid, self.not_before, self.back_off) = (vid, Instant::ZERO, config.options.timing.back_off);
         }
         now() >= self.not_before || rt::probe::weakened("H11-no-back-off")
     }
@@ -93,7 +104,13 @@ impl Heartbeater {
             if !state.views.last().is_some_and(|view| state.role.may_remove(view.members().len())) {
                 return;
             }
-            (state.detector.suspects(now()), state.views.vid())
+            if state.wants_out {
+                self.spares_askers_until = now() + OWN_TROUBLE;
+                return;
+            }
+            let mut suspects = state.detector.suspects(now());
+            suspects.retain(|(_, reason)| *reason != Reason::Asked || now() >= self.spares_askers_until);
+            (suspects, state.views.vid())
         };
         if suspects.is_empty() || !self.may_propose(config, vid) {
             return;
@@ -175,6 +192,24 @@ impl Config {
         };
         if back {
             self.note_majority(true);
+        }
+    }
+
+    /// That too many disks are lost is an outage which only an operator can end (rule 3).
+    fn tell_of_lost_disks(&self) {
+        let lost = {
+            let mut state = self.state.lock();
+            let lost = state.detector.lost_disks(now());
+            if lost == state.told_lost {
+                return;
+            }
+            state.told_lost.clone_from(&lost);
+            lost
+        };
+        if !lost.is_empty() {
+            tracing::error!(node = %self.myaddr(), members = lost.join(" "), "these members have lost their disks, and without \
+                their votes no view can be formed: the service is out until members that have theirs are started again, or an \
+                operator starts over from one that has the state (docs/durable-state.md)");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the layer above asks of config because of the state that a node holds or lacks (docs/protocols.md, rules 0 and 1).
 //!
-//! A node whose log names it, but which has lost its state, wants to be removed, and removes nobody. It can ask how all
-//! other members stand.
+//! A node whose log names it, but which has lost its state, wants to be removed, and removes nobody; and so does one that
+//! crashes in a loop. A node can ask how all other members stand.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +20,22 @@ pub enum Role {
     Joiner,
     /// It has lost the state, and wants to be removed.
     Lost,
+    /// It holds the state, and has been restarted again and again: it asks to be removed for a moment, and removes nobody.
+    Unsteady,
 }
 
 impl Role {
+    /// Whether it answers heartbeats "remove me".
+    fn asks_removal(self) -> bool {
+        matches!(self, Role::Lost | Role::Unsteady)
+    }
+
     /// Whether a member of this view may propose to remove another one.
     pub(crate) fn may_remove(self, members: usize) -> bool {
         match self {
             Role::Holder => true,
             Role::Joiner => members > 2,
-            Role::Lost => false,
+            Role::Lost | Role::Unsteady => false,
         }
     }
 }
@@ -47,10 +54,10 @@ pub enum Standing {
 }
 
 impl Config {
-    /// Tells what this node is. One that is [`Role::Lost`] answers heartbeats "remove me".
+    /// Tells what this node is. One that is [`Role::Lost`] or [`Role::Unsteady`] answers heartbeats "remove me".
     pub fn set_role(&self, role: Role) {
         let mut state = self.state.lock();
-        (state.wants_out, state.role) = (role == Role::Lost, role);
+        (state.wants_out, state.role) = (role.asks_removal(), role);
     }
 
     /// How the other members of the last view stand. Asks all of them; blocks for at most a ping's time.
@@ -62,6 +69,11 @@ impl Config {
         let state = self.state.lock();
         let time = now();
         state.detector.peers().into_iter().map(|peer| (peer.clone(), state.detector.standing(&peer, time))).collect()
+    }
+
+    /// Whether the last that was heard of `name`, a moment ago, is that it wants to be removed.
+    pub fn asks_removal(&self, name: &str) -> bool {
+        self.state.lock().detector.standing(name, now()) == Standing::AsksRemoval
     }
 
     /// The layer above needs a new view with the same members after view `vid`: the heartbeater proposes it.

@@ -105,6 +105,20 @@ fn a_node_that_may_remove_nobody_removes_nobody_and_says_how_the_others_stand() 
 }
 
 #[test]
+fn l08_members_that_crash_in_a_loop_ask_to_be_removed_and_remove_nobody() {
+    let cluster = Cluster::new(3, Timing::default());
+    for node in &cluster.nodes {
+        node.config.set_role(Role::Unsteady);
+    }
+    let survey = || cluster.nodes[0].config.survey().into_values().collect::<Vec<_>>();
+    wait_until("both are known", || survey() == [Standing::AsksRemoval; 2]);
+    assert!(cluster.nodes[0].config.asks_removal(&cluster.names[1]));
+    assert_eq!(cluster.nodes[0].config.vid(), ViewId(3));
+    cluster.nodes[0].config.set_role(Role::Holder);
+    wait_until("both are removed", || cluster.nodes[0].members() == [cluster.names[0].clone()]);
+}
+
+#[test]
 fn who_asks_for_it_is_removed() {
     let cluster = Cluster::new(3, Timing::default());
     cluster.nodes[0].config.ask_removal(true);

@@ -118,6 +118,9 @@ fn a_log_in_use_or_damaged_is_a_clear_error() {
     assert!(open().is_some_and(|e| e.contains("in use by another process")));
     node.kill();
     let path = dir.path().join(format!("paxos-{name}.log"));
-    rt::fs::File::append(&path).unwrap().write_all(b"done 1 a\nnonsense\n").unwrap();
-    assert!(open().is_some_and(|e| e.contains("damaged at byte 57")));
+    let end = rt::fs::read(&path).unwrap().len();
+    let record = "done 1 a\n";
+    rt::fs::File::append(&path).unwrap().write_all(format!("{record}nonsense\n").as_bytes()).unwrap();
+    let error = open().unwrap();
+    assert!(error.contains(&format!("damaged at byte {}", end + record.len())), "{error}");
 }

@@ -356,4 +356,29 @@ mod tests {
         assert!(board.to_client.is_empty());
         assert!(matches!(board.next(Kind::Revoke, at(60)), Next::Send(_)));
     }
+
+    #[test]
+    fn a_crowded_client_is_told_everything_in_the_end() {
+        let locks = 3 * IN_FLIGHT_A_CLIENT as u64 + 1;
+        let mut board = Board::new();
+        for lock in 0..locks {
+            board.apply(vec![Effect::Revoke { lock: LockId(lock), owner: claim("slow") }], at(0));
+        }
+        let mut told = BTreeSet::new();
+        for round in 0..4 {
+            let time = at(round * 50);
+            let mut under_way = Vec::new();
+            while let Next::Send(message) = board.next(Kind::Revoke, time) {
+                assert!(told.insert(message.lock), "lock {} twice", message.lock);
+                under_way.push(message);
+            }
+            assert!(under_way.len() <= IN_FLIGHT_A_CLIENT);
+            // The others are looked at again soon, and not only when a lock changes.
+            let soon = if round < 3 { time + CROWDED } else { at(2000) };
+            let waits = if round < 3 { board.next(Kind::Revoke, time) } else { Next::Wait(Some(soon)) };
+            assert_eq!(waits, Next::Wait(Some(soon)));
+            under_way.iter().for_each(|message| board.sent(message, true, time));
+        }
+        assert_eq!(told.len() as u64, locks);
+    }
 }

@@ -24,7 +24,8 @@
 //! copy of an old acquire is recognised. [`Limits`] bounds the idle records of the whole table; the longest idle is
 //! forgotten first, and a lock without any record with it (its grants count from 0 again). Forgetting is safe once no
 //! copy of the forgotten acquire can still arrive: the RSM drops copies of our clients' requests itself, and a lab
-//! client's copies are seconds old, not a million releases. Locks and waiting clients are bounded by refusal (IOERR).
+//! client's copies are seconds old, not a million releases. Locks, waiting clients, and the bytes of all are bounded by
+//! refusal (IOERR): names may be long.
 //!
 //! # Invariants
 //! 1. A lock has at most one owner, and `Lock::owner` is the client whose record says so.
@@ -32,7 +33,8 @@
 //! 3. `contended` holds exactly the locks that somebody waits for, `waiting` counts those who wait.
 //! 4. `idle` holds exactly the idle records, and no more than the limit.
 //! 5. A lock has at least one record.
-//! 6. The bytes of a state are canonical: equal states have equal bytes, and no other bytes are read.
+//! 6. `bytes` is what all locks and records count, never less than their bytes in the marshalled state.
+//! 7. The bytes of a state are canonical: equal states have equal bytes, and no other bytes are read.
 //!
 //! Leases (a later step) belong into the owner's record (`Place::Owner`) and behind a new version number of the bytes.
 
@@ -64,11 +66,14 @@ pub struct Limits {
     pub waiting: usize,
     /// Idle records, all locks together; the longest idle is forgotten for one more.
     pub idle: usize,
+    /// Bytes of the marshalled state, at most; an acquire that needs more is answered IOERR. The RSM's log takes states of
+    /// 1 GiB, the sessions included.
+    pub bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { locks: 1 << 24, waiting: 1 << 20, idle: 100_000 }
+        Limits { locks: 1 << 24, waiting: 1 << 20, idle: 100_000, bytes: 1 << 29 }
     }
 }
 
@@ -157,6 +162,8 @@ pub struct LockTable {
     waiting: usize,
     /// Derived: idle records, the longest idle first.
     idle: BTreeMap<u64, (LockId, ClientId)>,
+    /// Derived: see [`bytes::LOCK`] and [`bytes::of_record`].
+    bytes: usize,
     /// Not part of the state: what nobody has taken yet.
     effects: Vec<Effect>,
 }
@@ -186,10 +193,11 @@ impl LockTable {
             return Status::RpcErr;
         }
         let Some(entry) = self.locks.get(&lock) else {
-            if self.locks.len() >= self.limits.locks {
+            if self.locks.len() >= self.limits.locks || !self.has_room(bytes::LOCK + bytes::of_record(client)) {
                 return Status::IoErr;
             }
             self.locks.insert(lock, Lock::default());
+            self.bytes += bytes::LOCK;
             return self.grant(lock, client, xid);
         };
         let record = entry.records.get(client).copied();
@@ -198,6 +206,9 @@ impl LockTable {
             && !rt::probe::weakened("mutant-acquire-runs-again")
         {
             return record.place.answer();
+        }
+        if record.is_none() && !self.has_room(bytes::of_record(client)) {
+            return Status::IoErr;
         }
         let waits = matches!(record, Some(Record { place: Place::Waiting { .. }, .. }));
         let newcomer_defers = !waits && !entry.deferred;
@@ -261,6 +272,10 @@ impl LockTable {
         std::iter::once(Effect::Anew).chain(all).collect()
     }
 
+    fn has_room(&self, more: usize) -> bool {
+        self.bytes + more <= self.limits.bytes
+    }
+
     /// Gives `client` the lock, which is free or its own.
     fn grant(&mut self, lock: LockId, client: &ClientId, xid: Xid) -> Status {
         let Some(entry) = self.locks.get_mut(&lock) else { return Status::IoErr };
@@ -281,7 +296,10 @@ impl LockTable {
                 self.idle.remove(&since);
                 self.overtake(lock, u64::MAX);
             }
-            None => self.overtake(lock, u64::MAX),
+            None => {
+                self.bytes += bytes::of_record(client);
+                self.overtake(lock, u64::MAX);
+            }
         }
         if was_contended {
             self.tell(lock);
@@ -306,8 +324,12 @@ impl LockTable {
         entry.deferred |= entry.owner.is_none();
         let place = Place::Waiting { ticket, overtaken: 0 };
         let before = entry.records.insert(client.clone(), Record { xid, place });
-        if let Some(Record { place: Place::Idle { since, .. }, .. }) = before {
-            self.idle.remove(&since);
+        match before {
+            Some(Record { place: Place::Idle { since, .. }, .. }) => {
+                self.idle.remove(&since);
+            }
+            Some(_) => {}
+            None => self.bytes += bytes::of_record(client),
         }
         entry.queue.insert(ticket, client.clone());
         let free = entry.owner.is_none();
@@ -361,9 +383,12 @@ impl LockTable {
         while self.idle.len() > self.limits.idle {
             let Some((_, (lock, client))) = self.idle.pop_first() else { return };
             let Some(entry) = self.locks.get_mut(&lock) else { continue };
-            entry.records.remove(&client);
+            if entry.records.remove(&client).is_some() {
+                self.bytes -= bytes::of_record(&client);
+            }
             if entry.records.is_empty() {
                 self.locks.remove(&lock);
+                self.bytes -= bytes::LOCK;
             }
         }
     }

@@ -1,40 +1,22 @@
 //! Whole processes, killed and started again with the same command line: what is on their disks.
 #![allow(clippy::unwrap_used, reason = "a test, all of it")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rt::fs::{self, File};
-use rt::net::TcpPort;
-use rt::time::now;
 use tempfile::TempDir;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
 use yfs_lock::lock_protocol::LockId;
 use yfs_rpc::Client;
 use yfs_rsm::protocol::CLIENT_MEMBERS;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use common::{PATIENCE, eventually, free_port};
+
 const LOCK: LockId = LockId(7);
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = now() + PATIENCE;
-    while !condition() {
-        assert!(now() < deadline, "{what}: not within {PATIENCE:?}");
-        rt::time::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A port that was free a moment ago, and the one after it too; not of those that the system gives away.
-fn free_port() -> u16 {
-    let taken = |port: u16| TcpPort::bind(([127, 0, 0, 1], port).into()).is_err();
-    loop {
-        let port = 10_000 + rt::random::below(20_000) as u16;
-        if !taken(port) && !taken(port + 1) {
-            return port;
-        }
-    }
-}
 
 /// Nodes as processes, each in a folder of its own.
 struct Service {
@@ -145,8 +127,14 @@ fn the_operator_starts_over_from_the_one_disk_that_is_left() {
     let me = service.names[1].clone();
     let running = service.output(1, &["--start-over", &me]);
     assert_eq!(running.status.code(), Some(1));
-    assert!(text(&running.stderr).contains("in use by another process: this node already runs in this folder"));
-    (0..3).for_each(|at| service.kill(at));
+    assert!(text(&running.stderr).contains("in use by another process: the node runs in this folder: stop it first"));
+    service.kill(1);
+    let others = service.output(1, &["--start-over", &me, "--yes"]);
+    assert_eq!(others.status.code(), Some(1));
+    let wanted =
+        format!("lock_server: {} answers, a member of the last view: nothing was changed: stop", service.names[0]);
+    assert!(text(&others.stderr).starts_with(&wanted), "{others:?}");
+    [0, 2].into_iter().for_each(|at| service.kill(at));
     for at in [0, 2] {
         fs::remove_file(&service.file(at, "paxos")).unwrap();
         fs::remove_file(&service.file(at, "rsm")).unwrap();
@@ -160,7 +148,7 @@ fn the_operator_starts_over_from_the_one_disk_that_is_left() {
     let lines = text(&shown.stdout);
     let names = service.names.join(" ");
     assert!(lines.starts_with(&format!("last view 3: {names}\nlast request (3,")), "{lines}");
-    assert!(lines.contains(", in sync last in view 3\nnothing was changed."), "{lines}");
+    assert!(lines.contains(" of view 3; in sync last in view 3\nnothing was changed."), "{lines}");
     assert_eq!(before, (fs::read(&service.file(1, "paxos")).unwrap(), fs::read(&service.file(1, "rsm")).unwrap()));
     let done = service.output(1, &["--start-over", &me, "--yes"]);
     assert_eq!(done.status.code(), Some(0));
@@ -187,7 +175,7 @@ fn a_damaged_file_stops_the_start_with_its_name_and_byte() {
     client.acquire(LOCK).unwrap();
     service.kill(0);
     let me = service.names[0].clone();
-    let advice = "restore it; if it is lost, move ";
+    let advice = "Only a copy made after the node last ran may be put in its place";
     for (kind, at, begins) in [("rsm", 20, 16), ("paxos", 15, 13)] {
         let path = service.file(0, kind);
         let good = fs::read(&path).unwrap();
@@ -203,6 +191,26 @@ fn a_damaged_file_stops_the_start_with_its_name_and_byte() {
     }
     service.run(0, 0);
     assert_eq!(client.stat(LOCK), Ok(1));
+}
+
+#[test]
+fn a_program_whose_reader_is_gone_ends_quietly_and_gives_its_locks_back() {
+    let service = Service::start(1);
+    let name = &service.names[0];
+    for program in [env!("CARGO_BIN_EXE_lock_demo"), env!("CARGO_BIN_EXE_lock_tester")] {
+        let mut child =
+            Command::new(program).args([name, "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // As head does, sooner or later.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(141), ""), "{program}");
+        assert_eq!(service.client().try_acquire(LockId(1)), Ok(true), "{program}");
+
+        let full =
+            Command::new("sh").args(["-c", r#"exec "$0" "$@" >/dev/full"#, program, name, "1"]).output().unwrap();
+        let said = text(&full.stderr);
+        assert!(full.status.code() == Some(1) && said.contains("standard output can't be written: No space"), "{said}");
+    }
 }
 
 fn overwrite(path: &Path, bytes: &[u8]) {

@@ -8,6 +8,7 @@
 //!    owner is told, once: [`OnFatal`].
 //! 2. [`PaxosChange::paxos_commit`] is called once for each decided instance, in their order, with no lock held (H28);
 //!    but not for those that the log held at the start.
+//! 3. DISKREQ costs at most one write in 250 ms, whoever asks how often, and holds at most one thread.
 //!
 //! Threads: handlers run on the server's workers for peers; they may wait for the disk, and nothing else. Upcalls run
 //! on whichever thread committed, one at a time: a thread that finds another one at it leaves its own to that one.
@@ -49,6 +50,21 @@ pub trait PaxosChange: Send + Sync {
 /// Called once, with no lock held, when the log could not be written: the node can't vote any more and must stop.
 pub type OnFatal = Arc<dyn Fn(&LogError) + Send + Sync>;
 
+/// For how long a write that was done shows that the disk works. One that begins to hang in that time is found out as
+/// late as one that does so just after it was asked. Four lines a second are nothing, whoever asks.
+const PROOF_LASTS: Duration = Duration::from_millis(250);
+
+/// What the disk does.
+#[derive(Default)]
+struct Writing {
+    /// Since when it has been at work on what was appended last.
+    since: Option<Instant>,
+    /// When the last write began that was done; none since one failed.
+    proven: Option<Instant>,
+    /// Somebody waits for one that is to show that the disk works.
+    proving: bool,
+}
+
 struct Inner {
     paxos: AcceptorState,
     log: Log,
@@ -68,8 +84,9 @@ pub struct Acceptor {
     me: String,
     on_fatal: OnFatal,
     state: Mutex<Inner>,
-    /// Since when the disk has been at work on what was appended last.
-    writing: Mutex<Option<Instant>>,
+    /// The number of this node's disk, which its log has had since it was opened.
+    disk: Option<DiskId>,
+    writing: Mutex<Writing>,
 }
 
 impl Acceptor {
@@ -81,12 +98,14 @@ impl Acceptor {
         let (log, paxos) = Log::open(&dir.join(log::file_name(me)), me)?;
         observe(|| restored(&paxos));
         let due = VecDeque::new();
+        let disk = paxos.disk();
         let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
         Ok(Arc::new(Acceptor {
             me: me.to_owned(),
             on_fatal,
             state: Mutex::new(ranks::STATE, inner),
-            writing: Mutex::new(ranks::WRITING, None),
+            disk,
+            writing: Mutex::new(ranks::WRITING, Writing::default()),
         }))
     }
 
@@ -153,23 +172,48 @@ impl Acceptor {
 
     /// For how long the disk has not been done with what was written: one that works takes milliseconds.
     pub fn stalled(&self) -> Duration {
-        self.writing.lock().map_or(Duration::ZERO, Instant::elapsed)
+        self.writing.lock().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The number of this node's disk.
     pub fn disk(&self) -> Option<DiskId> {
-        self.state.lock().paxos.disk()
+        self.disk
     }
 
-    /// Handler: the number of this node's disk, written once more: one that hangs keeps the asker waiting, and one that fails
-    /// says nothing.
-    fn prove_disk(&self) -> Option<DiskId> {
-        let mut proven = None;
-        let (status, ()) = self.step(0, |paxos| {
-            proven = paxos.disk();
-            Step { record: proven.map(Record::Disk), status: PaxosStatus::OK, result: (), behind: false }
+    /// How many lives of this node before this one were short, one after the other: they ended before
+    /// [`Acceptor::note_lived`].
+    pub fn short_lives(&self) -> u32 {
+        self.state.lock().paxos.short_lives()
+    }
+
+    /// Writes down that this life isn't a short one. Waits for the disk.
+    pub fn note_lived(&self) {
+        self.step(0, |paxos| {
+            // It can't fail.
+            let _ = paxos.replay(Record::Lived);
+            Step { record: Some(Record::Lived), status: PaxosStatus::OK, result: (), behind: false }
         });
-        proven.filter(|_| status == PaxosStatus::OK)
+    }
+
+    /// Handler: the number of this node's disk, if that works: a write was done lately, and none is under way, or the number
+    /// is written once more. One that hangs keeps the first asker waiting; one that fails says nothing, as to those who ask
+    /// meanwhile.
+    fn prove_disk(&self) -> Option<DiskId> {
+        {
+            let mut writing = self.writing.lock();
+            if writing.proving {
+                return None;
+            }
+            // While another write is under way the disk may have begun to hang.
+            if writing.since.is_none() && writing.proven.is_some_and(|at| at.elapsed() < PROOF_LASTS) {
+                return self.disk;
+            }
+            writing.proving = true;
+        }
+        let record = self.disk.map(Record::Disk);
+        let (status, ()) = self.step(0, |_| Step { record, status: PaxosStatus::OK, result: (), behind: false });
+        self.writing.lock().proving = false;
+        self.disk.filter(|_| status == PaxosStatus::OK)
     }
 
     /// Whether a node on this disk may vote in the instances to come, as far as this node's rounds show (rule 3).
@@ -342,9 +386,18 @@ impl Acceptor {
 
     /// Writes records; promises and votes among them were asked for in `instance`.
     fn write(&self, inner: &mut Inner, instance: Instance, records: &[Record]) -> Result<(), LogError> {
-        *self.writing.lock() = Some(now());
+        let begun = now();
+        self.writing.lock().since = Some(begun);
         let appended = inner.log.append(records);
-        *self.writing.lock() = None;
+        {
+            let mut writing = self.writing.lock();
+            writing.since = None;
+            if appended.is_err() {
+                writing.proven = None;
+            } else if !records.is_empty() {
+                writing.proven = Some(begun);
+            }
+        }
         if let Err(error) = appended {
             inner.failed = true;
             return Err(error);
@@ -409,7 +462,7 @@ fn event(asked: Instance, record: &Record) -> Event {
         Record::PropSeen(n) => Event::Promised { instance: asked, n },
         Record::Accepted(n, value) => Event::Accepted { instance: asked, n, value },
         Record::Done(instance, value) => Event::Committed { instance, value },
-        Record::Disk(_) => Event::DiskNoted,
+        Record::Disk(_) | Record::Starts(_) | Record::Lived => Event::DiskNoted,
         Record::Added(instance, member, _) => Event::Adding { instance, member },
     }
 }

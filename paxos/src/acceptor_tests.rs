@@ -131,3 +131,52 @@ fn h05_a_node_that_cannot_write_tells_its_owner_and_votes_no_more() {
     assert_eq!(acceptor.restore("done 1 a\ndone 2 a \n"), Err(RestoreError::Log));
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
+
+/// What DISKREQ appends: its line, and the crc line.
+const DISK_LINES: u64 = 22 + 13;
+
+fn log_len(dir: &TempDir) -> u64 {
+    rt::fs::read(&dir.path().join(log::file_name("a"))).unwrap().len() as u64
+}
+
+#[test]
+fn a_disk_is_proven_by_four_writes_a_second_whoever_asks() {
+    let dir = TempDir::new().unwrap();
+    let acceptor = Acceptor::open(dir.path(), "a", fatal_is_a_bug()).unwrap();
+    let disk = acceptor.disk();
+    assert!(disk.is_some());
+    let before = log_len(&dir);
+    let (begun, mut asked) = (now(), 0);
+    while asked < 200 || begun.elapsed() < 4 * PROOF_LASTS {
+        assert_eq!(acceptor.prove_disk(), disk);
+        asked += 1;
+        sleep(Duration::from_millis(1));
+    }
+    let writes = begun.elapsed().as_millis() / PROOF_LASTS.as_millis() + 1;
+    let written = (log_len(&dir) - before) / DISK_LINES;
+    assert!(written >= 2 && u128::from(written) <= writes, "{written} writes for {asked} askers, not {writes}");
+}
+
+#[test]
+fn another_write_proves_the_disk_too_but_not_one_that_failed_or_is_under_way() {
+    let dir = TempDir::new().unwrap();
+    let acceptor = Acceptor::open(dir.path(), "a", Arc::new(|_| {})).unwrap();
+    acceptor.bootstrap().unwrap();
+    let before = log_len(&dir);
+    if acceptor.writing.lock().proven.is_some_and(|at| at.elapsed() < PROOF_LASTS / 2) {
+        assert_eq!(acceptor.prove_disk(), acceptor.disk());
+        assert_eq!(log_len(&dir), before);
+    }
+    // The disk is at work on something: the proof waits for its turn.
+    acceptor.writing.lock().since = Some(now());
+    assert_eq!(acceptor.prove_disk(), acceptor.disk());
+    assert_eq!(log_len(&dir), before + DISK_LINES);
+    // Somebody waits already.
+    acceptor.writing.lock().proving = true;
+    assert_eq!(acceptor.prove_disk(), None);
+    acceptor.writing.lock().proving = false;
+    acceptor.state.lock().log.break_it();
+    assert!(!acceptor.commit(2, "a "));
+    assert_eq!(acceptor.prove_disk(), None);
+    assert_eq!(log_len(&dir), before + DISK_LINES);
+}

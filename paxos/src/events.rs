@@ -38,7 +38,7 @@ pub enum Event {
         /// The value.
         value: Value,
     },
-    /// The disk's number is on the disk.
+    /// Something about the disk or this life is on the disk, and no vote.
     DiskNoted,
     /// It is on the disk that a node is about to be added, with nothing inherited.
     Adding {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! crc 00000000
-//! disk 5f0c3e9a71b2d846
+//! disk 5f0c3e9a71b2d846 41000
+//! starts 0
 //! crc XXXXXXXX
 //! done 1 41000
 //! crc 42c689b4
@@ -17,6 +18,9 @@
 //!
 //! Two files beside it: `paxos-<me>.log.lock`, always empty, belongs to the process that has the log;
 //! `paxos-<me>.log.new` is the log while it is rewritten, and what a crash leaves of it is never read.
+//!
+//! Each start writes the number of the disk and that of short lives anew, at the beginning: so there is one of each,
+//! whatever was appended before.
 //!
 //! Invariants:
 //! 1. One append is one write, and is on the disk before [`Log::append`] returns. What [`Log::open`] hands over is on
@@ -33,12 +37,12 @@
 //! Deviation from the lab: it neither syncs nor checks, and a torn line stops it (H5). Left out: dropping the oldest
 //! instances (H22); a log may begin with any instance, so a shorter file can be put in its place.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use rt::fs::{self, File};
 
-use crate::record::{DiskId, Record};
+use crate::record::{self, DiskId, Record};
 use crate::state::AcceptorState;
 
 /// Why the log can't be used.
@@ -53,6 +57,12 @@ pub enum LogError {
         doing: &'static str,
         /// What the operating system said.
         source: io::Error,
+    },
+    /// It is no file.
+    #[error("{}: no file, but a folder, a pipe or the like", path.display())]
+    NoFile {
+        /// What lies there.
+        path: PathBuf,
     },
     /// Another process has it.
     #[error("{}: in use by another process", path.display())]
@@ -125,10 +135,8 @@ impl Log {
         if !lock.try_lock().map_err(io(&lock_path, "lock"))? {
             return Err(LogError::InUse { path: path.to_owned() });
         }
-        let is_there = fs::exists(path).map_err(io(path, "look for"))?;
-        let bytes = if is_there { fs::read(path).map_err(io(path, "read"))? } else { Vec::new() };
-        let Scan { mut state, text, mut file, keep } = Scan::of(&bytes, me)
-            .map_err(|Damage { offset, what }| LogError::Damaged { path: path.to_owned(), offset, what })?;
+        let bytes = read(path)?.unwrap_or_default();
+        let Scan { mut state, text, mut file, keep, .. } = Scan::of(&bytes, me).map_err(damaged(path))?;
         let torn = bytes.get(keep..).unwrap_or_default();
         if !torn.is_empty() {
             tracing::warn!(node = me, file = %path.display(), from = keep, to = bytes.len(), "torn end of log cut off");
@@ -136,16 +144,38 @@ impl Log {
                 file.extend_from_slice(torn);
             }
         }
-        if state.disk().is_none() {
-            let disk = Record::Disk(DiskId(rt::random::u64()));
-            let line = disk.to_string();
-            let block = [line.as_bytes(), crc_line(line.as_bytes()).as_bytes()].concat();
-            file.splice(HEAD.len()..HEAD.len(), block);
-            // A disk's number is right whatever came before it.
-            state.replay(disk).map_err(|what| LogError::Damaged { path: path.to_owned(), offset: keep, what })?;
+        let disk = state.disk().unwrap_or_else(|| DiskId(rt::random::u64()));
+        let starts = Record::Starts(state.short_lives_next());
+        let lines = record::owner_line(disk, me) + &starts.to_string();
+        file.splice(HEAD.len()..HEAD.len(), (lines.clone() + &crc_line(lines.as_bytes())).into_bytes());
+        for record in [Record::Disk(disk), starts] {
+            // They are right whatever came before them.
+            state.replay(record).map_err(|what| LogError::Damaged { path: path.to_owned(), offset: keep, what })?;
         }
         let file = replace(path, &file)?;
         Ok((Log { path: path.to_owned(), file, text, failed: false, _lock: lock }, state))
+    }
+
+    /// What the log at `path` says, if there is one. Changes nothing, so a folder that can't be written to will do.
+    ///
+    /// # Errors
+    /// When the file is in use, damaged, or can't be read.
+    pub fn look(path: &Path, me: &str) -> Result<Option<AcceptorState>, LogError> {
+        let lock_path = beside(path, ".lock");
+        if fs::exists(&lock_path).map_err(io(&lock_path, "look for"))? {
+            match File::append(&lock_path) {
+                Ok(lock) if !lock.try_lock().map_err(io(&lock_path, "lock"))? => {
+                    return Err(LogError::InUse { path: path.to_owned() });
+                }
+                // To look is no harm, if it runs or not.
+                Err(error) if !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+                    return Err(io(&lock_path, "open")(error));
+                }
+                _ => {}
+            }
+        }
+        let Some(bytes) = read(path)? else { return Ok(None) };
+        Ok(Some(Scan::of(&bytes, me).map_err(damaged(path))?.state))
     }
 
     /// Appends records, in one write, and returns when they are on the disk.
@@ -183,6 +213,23 @@ impl Log {
     }
 }
 
+/// The bytes of the file at `path`, if there is one.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
+    if !fs::exists(path).map_err(io(path, "look for"))? {
+        return Ok(None);
+    }
+    // To read a pipe would take for ever.
+    if !fs::is_file(path).map_err(io(path, "look for"))? {
+        return Err(LogError::NoFile { path: path.to_owned() });
+    }
+    fs::read(path).map(Some).map_err(io(path, "read"))
+}
+
+/// What is wrong with a log, about its file.
+fn damaged(path: &Path) -> impl FnOnce(Damage) -> LogError {
+    move |Damage { offset, what }| LogError::Damaged { path: path.to_owned(), offset, what }
+}
+
 /// Puts a file with these bytes in the place of the one at `path`, for sure, and opens it for appending. A crash leaves
 /// the one or the other.
 fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
@@ -191,9 +238,12 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
         fs::remove_file(&new).map_err(io(&new, "remove"))?;
     }
     let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
-    file.write_all(bytes).map_err(io(&new, "write"))?;
-    file.sync_data().map_err(io(&new, "sync"))?;
-    fs::rename(&new, path).map_err(io(path, "replace"))?;
+    let written = file.write_all(bytes).map_err(io(&new, "write"));
+    let synced = written.and_then(|()| file.sync_data().map_err(io(&new, "sync")));
+    synced.and_then(|()| fs::rename(&new, path).map_err(io(path, "replace"))).inspect_err(|_| {
+        // A full disk needs the room.
+        let _ = fs::remove_file(&new);
+    })?;
     fs::sync_dir(path.parent().unwrap_or(Path::new(""))).map_err(io(path, "sync the folder of"))?;
     Ok(file)
 }
@@ -207,9 +257,10 @@ struct Damage {
 
 /// What the bytes of a log say. Pure.
 struct Scan {
+    me: String,
     state: AcceptorState,
     text: String,
-    /// The log as it is to be: the same records, all of them covered.
+    /// The log as it is to be: the same records, but for those that each start writes anew, all of them covered.
     file: Vec<u8>,
     /// How many bytes are good; what follows is a torn append.
     keep: usize,
@@ -217,7 +268,8 @@ struct Scan {
 
 impl Scan {
     fn of(bytes: &[u8], me: &str) -> Result<Scan, Damage> {
-        let mut scan = Scan { state: AcceptorState::new(me), text: String::new(), file: HEAD.into(), keep: 0 };
+        let mut scan =
+            Scan { me: me.to_owned(), state: AcceptorState::new(me), text: String::new(), file: HEAD.into(), keep: 0 };
         let mut has_crcs = false;
         // The lines since the last crc line, where each begins, and where the first does.
         let mut block: Vec<(usize, &str)> = Vec::new();
@@ -283,12 +335,20 @@ impl Scan {
         for (offset, line) in block.drain(..) {
             let damage = |what| Damage { offset, what };
             let record = Record::parse(line).map_err(damage)?;
-            lines.push_str(line);
-            lines.push('\n');
+            if let Some(node) = record::owner_in(line).filter(|node| *node != self.me) {
+                return Err(damage(format!("this is node {node}'s file")));
+            }
+            if !record.is_of_the_disk() {
+                lines.push_str(line);
+                lines.push('\n');
+            }
             if record.is_of_the_lab() {
                 self.text += &record.to_string();
             }
             self.state.replay(record).map_err(damage)?;
+        }
+        if lines.is_empty() {
+            return Ok(());
         }
         self.file.extend_from_slice(lines.as_bytes());
         self.file.extend_from_slice(crc_line(lines.as_bytes()).as_bytes());

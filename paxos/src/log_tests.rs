@@ -22,11 +22,11 @@ fn history() -> Vec<Vec<Record>> {
     ]
 }
 
-/// A file, but for the number of its disk, which is drawn.
+/// A file, but for what each start writes anew: the number of its disk, which is drawn, and that of short lives.
 fn read(path: &Path) -> Vec<u8> {
     let text = String::from_utf8(fs::read(path).unwrap()).unwrap();
     let rest = text.strip_prefix(HEAD).filter(|rest| rest.starts_with("disk "));
-    let after = rest.map(|rest| rest.splitn(3, '\n').nth(2).unwrap());
+    let after = rest.map(|rest| rest.splitn(4, '\n').nth(3).unwrap());
     after.map_or(text.clone(), |after| HEAD.to_owned() + after).into_bytes()
 }
 
@@ -335,6 +335,27 @@ fn an_empty_file_is_a_new_log() {
 }
 
 #[test]
+fn a_log_says_whose_it_is_and_is_no_other_nodes() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    let text = || String::from_utf8(fs::read(&path).unwrap()).unwrap();
+    let (_, state) = Log::open(&path, "41000").unwrap();
+    let disk = state.disk().unwrap();
+    let first = format!("disk {disk} 41000\nstarts 0\n");
+    assert_eq!(text(), format!("{HEAD}{first}{}", crc_line(first.as_bytes())));
+    assert_eq!(Log::open(&path, "41000").unwrap().1.disk(), Some(disk));
+    assert!(text().matches("disk ").count() == 1 && text().contains(&format!("disk {disk} 41000\n")), "{}", text());
+    let error = Log::open(&path, "42000").map(|_| ()).unwrap_err();
+    assert!(error.to_string().ends_with("paxos-41000.log: damaged at byte 13: this is node 41000's file"), "{error}");
+    // As an earlier version wrote it.
+    let old = format!("disk {disk}\n");
+    write(&path, format!("{HEAD}{old}{}", crc_line(old.as_bytes())).as_bytes());
+    assert_eq!(Log::open(&path, "41000").unwrap().1.disk(), Some(disk));
+    assert!(text().starts_with(&format!("{HEAD}{first}")) && text().matches("disk ").count() == 1, "{}", text());
+    assert!(Log::open(&path, "42000").is_err());
+}
+
+#[test]
 fn h22_a_log_may_begin_with_any_instance() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
@@ -360,4 +381,62 @@ fn a_folder_that_is_not_there_is_an_error() {
     let dir = TempDir::new().unwrap();
     let error = open(&dir.path().join("none").join("paxos-41000.log")).map(|_| ()).unwrap_err();
     assert!(matches!(error, LogError::Io { doing: "open", .. }), "{error}");
+}
+
+#[test]
+fn l08_short_lives_are_counted_until_one_has_lived() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    let text = || String::from_utf8(fs::read(&path).unwrap()).unwrap();
+    let short_lives = || Log::open(&path, "41000").unwrap().1.short_lives();
+    assert_eq!([(); 4].map(|()| short_lives()), [0, 1, 2, 3]);
+    let disk = text().lines().nth(1).unwrap().to_owned();
+    let (mut log, state) = Log::open(&path, "41000").unwrap();
+    assert_eq!(state.short_lives(), 4);
+    log.append(&history()[0]).unwrap();
+    log.append(&[Record::Disk(state.disk().unwrap())]).unwrap();
+    log.append(&[Record::Lived]).unwrap();
+    assert_eq!(log.dump(), "done 1 41000\n", "neither travels");
+    drop(log);
+    assert!(text().contains("\nstarts 4\n") && text().contains("\nlived\n"));
+    assert_eq!([(); 3].map(|()| short_lives()), [0, 1, 2]);
+    let own: Vec<String> = text().lines().filter(|line| !line.starts_with("crc ")).map(str::to_owned).collect();
+    assert_eq!(own, [&disk, "starts 2", "done 1 41000"], "one of each, whatever was appended");
+    // A lived that was torn off doesn't count.
+    let whole = text() + "lived\n";
+    for torn in [&whole[..], &whole[..whole.len() - 3]] {
+        write(&path, torn.as_bytes());
+        assert_eq!(short_lives(), 3, "{torn:?}");
+    }
+    let full = HEAD.to_owned() + "starts 4294967295\n" + &crc_line(b"starts 4294967295\n");
+    write(&path, full.as_bytes());
+    assert_eq!(short_lives(), u32::MAX);
+    write(&path, LAB_LOG.as_bytes());
+    assert_eq!(short_lives(), 0, "a log that doesn't say");
+}
+
+#[test]
+fn to_look_changes_nothing_and_sees_what_opening_would() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    assert!(Log::look(&path, "41000").unwrap().is_none());
+    assert!(fs::list(dir.path()).unwrap().is_empty());
+    let torn = b"done 1 41000\npropse";
+    write(&path, torn);
+    assert_eq!(Log::look(&path, "41000").unwrap().unwrap().instance(), 1);
+    assert_eq!(fs::read(&path).unwrap(), torn);
+    assert_eq!(fs::list(dir.path()).unwrap().len(), 1, "no lock file either");
+    let (log, _) = open(&path).unwrap();
+    assert!(matches!(Log::look(&path, "41000"), Err(LogError::InUse { .. })));
+    drop(log);
+    assert!(Log::look(&path, "41000").unwrap().is_some());
+}
+
+#[test]
+fn a_folder_in_its_place_is_an_error_that_says_so() {
+    let dir = TempDir::new().unwrap();
+    let path = path_in(&dir);
+    fs::create_dir_all(&path).unwrap();
+    let error = open(&path).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::NoFile { .. }), "{error}");
 }

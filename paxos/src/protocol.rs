@@ -96,8 +96,8 @@ pub const PREPAREREQ: Procedure<(String, PrepareArg), PrepareRes> = Procedure::n
 pub const ACCEPTREQ: Procedure<(String, AcceptArg), bool> = Procedure::new(0x11002);
 /// Proposer to acceptor: tells a decided value. The result means nothing.
 pub const DECIDEREQ: Procedure<(String, DecideArg), i32> = Procedure::new(0x11003);
-/// Ours: asks a node for the number of its disk ([`crate::DiskId`]), which it writes before it answers: a node whose disk
-/// hangs must not become a member. The argument means nothing.
+/// Ours: asks a node for the number of its disk ([`crate::DiskId`]), which it answers only if that has just done a write,
+/// if need be of this: a node whose disk hangs must not become a member. The argument means nothing.
 pub const DISKREQ: Procedure<(i32,), u64> = Procedure::new(0x11005);
 /// Config to config: the sender's name and view number; the result is the receiver's view number.
 pub const HEARTBEAT: Procedure<(String, u32), i32> = Procedure::new(0x11004);

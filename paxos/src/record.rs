@@ -4,8 +4,11 @@
 //! propseen N NODE          a promise: no proposal below (N, NODE)
 //! accepted N NODE VALUE    a vote; it promises (N, NODE) too
 //! done INSTANCE VALUE      a decided value
-//! disk ID                  ours: the number of this disk, drawn when the log was made
+//! disk ID NODE             ours: the number of this disk, drawn when the log was made, and whose log it is
+//! disk ID                  ours: the number once more, or as an earlier version wrote it
 //! added INSTANCE NODE ID   ours: this node proposed to add NODE, on the disk ID, in INSTANCE, and inherited nothing
+//! starts N                 ours: so many lives of this node before this one were short, one after the other
+//! lived                    ours: this life isn't short
 //! ```
 //! propseen and accepted belong to the instance after the last done. A value is each member and one blank. An ID has 16
 //! hexadecimal digits.
@@ -34,6 +37,10 @@ pub enum Record {
     /// A majority had promised this node an instance in which nothing had been accepted, when it was to add a node; it is
     /// safe for that node, if it is added in the instance and still has this disk, to vote in later ones (rule 3).
     Added(Instance, String, DiskId),
+    /// So many lives of this node in a row, up to the one before this start, ended before it was in service for a second.
+    Starts(u32),
+    /// This life has been in service for a second.
+    Lived,
 }
 
 /// Tells a disk from the one that was there before it was lost.
@@ -54,6 +61,8 @@ impl fmt::Display for Record {
             Record::Done(instance, v) => writeln!(f, "done {instance} {}", v.as_str()),
             Record::Disk(disk) => writeln!(f, "disk {disk}"),
             Record::Added(instance, node, disk) => writeln!(f, "added {instance} {node} {disk}"),
+            Record::Starts(n) => writeln!(f, "starts {n}"),
+            Record::Lived => writeln!(f, "lived"),
         }
     }
 }
@@ -64,7 +73,9 @@ impl Record {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(line: &str) -> Result<Self, String> {
-        let (word, rest) = line.split_once(' ').ok_or("no record")?;
+        let Some((word, rest)) = line.split_once(' ') else {
+            return if line == "lived" { Ok(Record::Lived) } else { Err("no record".into()) };
+        };
         match word {
             "propseen" => {
                 let (n, node) = rest.split_once(' ').ok_or("propseen without a node")?;
@@ -82,20 +93,32 @@ impl Record {
                     instance => Ok(Record::Done(instance, parse_value(v)?)),
                 }
             }
-            "disk" => Ok(Record::Disk(parse_disk(rest)?)),
+            "disk" => match rest.split_once(' ') {
+                Some((disk, node)) => {
+                    value::check_name(node).map_err(|e| e.to_string())?;
+                    Ok(Record::Disk(parse_disk(disk)?))
+                }
+                None => Ok(Record::Disk(parse_disk(rest)?)),
+            },
             "added" => {
                 let (instance, rest) = rest.split_once(' ').ok_or("added without a node")?;
                 let (node, disk) = rest.split_once(' ').ok_or("added without a disk")?;
                 value::check_name(node).map_err(|e| e.to_string())?;
                 Ok(Record::Added(parse_number(instance)?, node.to_owned(), parse_disk(disk)?))
             }
+            "starts" => Ok(Record::Starts(parse_number(rest)?)),
             _ => Err("no record".into()),
         }
     }
 
     /// Whether the lab has such records. The others are this node's own business, and don't travel.
     pub(crate) fn is_of_the_lab(&self) -> bool {
-        !matches!(self, Record::Disk(_) | Record::Added(..))
+        !matches!(self, Record::Added(..)) && !self.is_of_the_disk()
+    }
+
+    /// Whether each start writes it anew, at the log's beginning.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        matches!(self, Record::Disk(_) | Record::Starts(_) | Record::Lived)
     }
 
     /// Whether `bytes` are the beginning of a record's line, or all of it but its end of line: whether anything can
@@ -103,7 +126,8 @@ impl Record {
     pub(crate) fn may_begin(bytes: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
         let Some((word, rest)) = text.split_once(' ') else {
-            return ["propseen", "accepted", "done", "disk", "added"].iter().any(|word| word.starts_with(text));
+            let words = ["propseen", "accepted", "done", "disk", "added", "starts", "lived"];
+            return words.iter().any(|word| word.starts_with(text));
         };
         match word {
             "propseen" => after_number(rest, name_may_begin),
@@ -112,14 +136,28 @@ impl Record {
                 None => name_may_begin(rest),
             }),
             "done" => !rest.starts_with('0') && after_number(rest, value_may_begin),
-            "disk" => disk_may_begin(rest),
+            "disk" => match rest.split_once(' ') {
+                Some((disk, node)) => parse_disk(disk).is_ok() && name_may_begin(node),
+                None => disk_may_begin(rest),
+            },
             "added" => after_number(rest, |rest| match rest.split_once(' ') {
                 Some((node, disk)) => value::check_name(node).is_ok() && disk_may_begin(disk),
                 None => name_may_begin(rest),
             }),
+            "starts" => rest.is_empty() || parse_number(rest).is_ok(),
             _ => false,
         }
     }
+}
+
+/// The line that says whose log it is, and on which disk. It is read as [`Record::Disk`].
+pub(crate) fn owner_line(disk: DiskId, node: &str) -> String {
+    format!("disk {disk} {node}\n")
+}
+
+/// The node that such a line names, its end of line taken off.
+pub(crate) fn owner_in(line: &str) -> Option<&str> {
+    line.strip_prefix("disk ")?.split_once(' ').map(|(_, node)| node)
 }
 
 /// As it is written: 0, or digits that don't begin with it.
@@ -263,6 +301,15 @@ pub(crate) mod tests {
             "\u{fc}",
             "done 1 a\r",
             "done 1 \0 ",
+            "starts",
+            "starts ",
+            "starts 01",
+            "starts -1",
+            "starts 4294967296",
+            "starts 1 ",
+            "lived ",
+            "lived 1",
+            "Lived",
         ] {
             let text = format!("done 1 a \n{line}\n");
             assert!(matches!(parse_text(&text), Err(RestoreError::Line { line: 2, .. })), "{line:?}");
@@ -283,7 +330,12 @@ pub(crate) mod tests {
             "accepted 1 propseen done".to_owned(),
             "done 4294967295 crc 00000000".to_owned(),
             "disk 0123456789abcdef".to_owned(),
+            "disk 0123456789abcdef 41000".to_owned(),
+            format!("disk 0123456789abcdef {long}"),
             "added 7 41000 00000000ffffffff".to_owned(),
+            "starts 0".to_owned(),
+            "starts 4294967295".to_owned(),
+            "lived".to_owned(),
             format!("added 4294967295 {long} 0000000000000000"),
             format!("propseen 1 {long}"),
             format!("accepted 1 {long} a {long} b "),
@@ -295,12 +347,13 @@ pub(crate) mod tests {
     /// Something that makes a line of `text`, if anything can.
     fn completion(text: &str) -> Option<String> {
         let (disk, zeros) = ("disk 0000000000000000", "0".repeat(16));
-        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a", disk, "added 1 a 0000000000000000"];
+        let added = "added 1 a 0000000000000000";
+        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a", disk, added, "starts 1", "lived"];
         let begun = words.iter().filter_map(|line| line.strip_prefix(text).map(str::to_owned));
         let names = ["", "Z", "ZZ", "Z Z", "Z ZZ"];
         let more = names.iter().flat_map(|n| [n.to_string(), format!(" {n}"), format!("1 {n}")]);
         let added = names.iter().flat_map(|n| ["", " ", "1 "].map(|before| format!("{before}{n} {zeros}")));
-        let disks = (0..=16).map(|digits| zeros[..digits].to_owned());
+        let disks = (0..=16).flat_map(|digits| ["", " Z"].map(|node| format!("{}{node}", &zeros[..digits])));
         let (disks, added): (Vec<_>, Vec<_>) = (disks.collect(), added.collect());
         begun.chain(more).chain(disks).chain(added).find(|end| Record::parse(&format!("{text}{end}")).is_ok())
     }
@@ -338,7 +391,14 @@ pub(crate) mod tests {
             "done 1 a/",
             "disk 0123456789abcdef0",
             "disk 0123456789ABCDEF",
+            "disk 0123456789abcde ",
+            "disk 0123456789abcdef a b",
+            "disk 0123456789abcdef  ",
             "added 1 a g",
+            "starts 00",
+            "starts 1 ",
+            "lived ",
+            "livedx",
         ] {
             assert!(!Record::may_begin(text.as_bytes()), "{text}");
         }
@@ -352,7 +412,12 @@ pub(crate) mod tests {
     #[test]
     fn a_line_is_as_it_would_be_written() {
         for line in lines() {
-            assert_eq!(Record::parse(&line).unwrap().to_string(), format!("{line}\n"));
+            let record = Record::parse(&line).unwrap();
+            let written = match (&record, owner_in(&line)) {
+                (Record::Disk(disk), Some(node)) => owner_line(*disk, node),
+                _ => record.to_string(),
+            };
+            assert_eq!(written, format!("{line}\n"));
         }
     }
 }

@@ -59,6 +59,10 @@ pub struct AcceptorState {
     #[doc(alias = "n_a")]
     accepted: Option<(ProposalNumber, Value)>,
     disk: Option<DiskId>,
+    /// See [`Record::Starts`]; `None` if the log doesn't say.
+    starts: Option<u32>,
+    /// See [`Record::Lived`].
+    lived: bool,
     /// Nodes of the last view, and those that are to be added in the next: see [`Record::Added`].
     added: BTreeMap<String, (Instance, DiskId)>,
 }
@@ -72,6 +76,8 @@ impl AcceptorState {
             promised: None,
             accepted: None,
             disk: None,
+            starts: None,
+            lived: false,
             added: BTreeMap::new(),
         }
     }
@@ -81,9 +87,20 @@ impl AcceptorState {
         self.disk
     }
 
+    /// How many lives before this one were short, one after the other.
+    pub fn short_lives(&self) -> u32 {
+        self.starts.unwrap_or(0)
+    }
+
+    /// What [`AcceptorState::short_lives`] is for a life that begins after this one. A log that doesn't say is new, or older
+    /// than such records.
+    pub(crate) fn short_lives_next(&self) -> u32 {
+        self.starts.filter(|_| !self.lived).map_or(0, |before| before.saturating_add(1))
+    }
+
     #[cfg(test)]
     pub(crate) fn without_disk(self) -> Self {
-        AcceptorState { disk: None, ..self }
+        AcceptorState { disk: None, starts: None, lived: false, ..self }
     }
 
     /// Whether a node on this disk may vote in the instances to come, as far as this node's rounds show (rule 3).
@@ -319,6 +336,8 @@ impl AcceptorState {
                 self.commit(instance, value);
             }
             Record::Disk(disk) => self.disk = Some(disk),
+            Record::Starts(short) => (self.starts, self.lived) = (Some(short), false),
+            Record::Lived => self.lived = true,
             Record::Added(instance, node, disk) => {
                 self.added.insert(node, (instance, disk));
             }

@@ -15,7 +15,7 @@
 //!    owner begins a new generation ([`Journal::begin`]) before it tells anybody what it has read.
 //! 4. A generation has its name only when its base is on the disk: it is written to `rsm-<me>.log.new`, synced, renamed,
 //!    and the folder synced. So a crash leaves the old one or the new one, and a base that isn't whole is damage. What a
-//!    crash leaves of `.new` is never read, and removed by the next [`Journal::open`].
+//!    crash leaves of `.new` is never read, and removed by the next [`Journal::open`]; what an error leaves, at once.
 //! 5. Requests follow each other without a gap: the next number in the same view, or the first of a later one; marks
 //!    never fall. Asserted when they are appended, checked when they are read.
 //! 6. After an error of the disk nothing more is written or confirmed: what was written isn't known. All who wait are
@@ -32,12 +32,13 @@
 //! | a write or a sync fails, a full disk among them | 6; the next start reads what is there and begins anew; 3 |
 //! | the disk changes a byte of what was confirmed | an error, or nothing is missing: if it is the file's very last byte, and zero now |
 //! | the disk turns the end of what was confirmed into zeros | not noticed, if what is left is a beginning; nor is a file that lost whole frames at its end |
-//! | the file is gone | the node has no state, as a new one |
+//! | the file is gone at a start | the node has no state, as a new one |
+//! | it is removed or replaced while the node runs | 6, once [`Journal::look`] has found it |
 //!
-//! Group commit: [`Journal::append`] only queues. A thread of its own, `rsm.journal`, takes all that is queued, writes it
-//! in one write (with a base before it, in three, so that no state is copied), syncs once, and tells. What is queued
-//! before a base isn't written: the base's state has it. The queue has no bound: its owners wait for what they append,
-//! and have a few requests outstanding.
+//! Group commit: [`Journal::append`] only queues. A thread of its own, `rsm.journal`, takes all that is queued, writes it,
+//! syncs, and tells. What is queued before a base isn't written: the base's state has it. The queue is bounded by its
+//! owner, which takes no request while [`Journal::is_behind`]. What is long is written in chunks, and synced now and
+//! then, so that [`Journal::stalled`] sees that the disk works, and no sync takes minutes.
 //!
 //! Lock: `rsm.journal` (27), for moments; never held while the disk works or a callback runs. `append` may be called
 //! under `rsm.state`. Between processes there is none: who has the node's Paxos log (it is locked) has this one, too,
@@ -52,6 +53,7 @@ use rt::fs::{self, File};
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
+use yfs_paxos::DiskId;
 
 use crate::protocol::Viewstamp;
 use format::{Order, Refused, Scan, TooLong, Writer};
@@ -61,6 +63,18 @@ mod format;
 const JOURNAL_RANK: Rank = Rank::new(27, "rsm.journal");
 /// A base isn't wanted before so many bytes came after the last one.
 const LEAST_TAIL_BYTES: usize = 1 << 20;
+/// So many files of one name are set aside at most. A run of the lab's tester, which removes Paxos logs only, makes 16.
+const MAX_ASIDE: usize = 100;
+/// Up to so many percent more come before one, by the node's name: all members get the same requests, and shouldn't all
+/// write their states at the same one.
+const MOST_TAIL_PERCENT: u32 = 50;
+/// More than this in the queue means that the disk can't keep up.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// A disk that hasn't got on for so long can't keep up, either.
+const SLOW_DISK: Duration = Duration::from_secs(1);
+/// What is written at once, and what is synced at once.
+const CHUNK_BYTES: usize = 1 << 20;
+const CHUNKS_A_SYNC: usize = 16;
 
 /// Why the journal can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -85,6 +99,18 @@ pub enum JournalError {
         /// What is wrong.
         what: String,
     },
+    /// It is no file.
+    #[error("{}: no file, but a folder, a pipe or the like", path.display())]
+    NoFile {
+        /// What lies there.
+        path: PathBuf,
+    },
+    /// Others of its name have been set aside, as many as may be.
+    #[error("{}: can't be set aside: there are {MAX_ASIDE} already", path.display())]
+    Aside {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another version of this program wrote it.
     #[error("{}: of format {format}, which this version can't read", path.display())]
     Format {
@@ -101,6 +127,13 @@ pub enum JournalError {
         path: PathBuf,
         /// How many there are.
         bytes: usize,
+    },
+    /// Its name has gone, or is another file's: what is written from now on would be lost when the process ends.
+    #[error("{}: removed, or replaced by another file, while the node ran: started again, the node is sent the state \
+        by the others", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
     },
     /// It was stopped.
     #[error("{}: not written any more: the node stops", path.display())]
@@ -136,19 +169,58 @@ pub enum Item {
         /// The view.
         vid: u32,
     },
+    /// An operator starts over: the node is in sync in this view once its Paxos log has it, too (start_over.rs). The last
+    /// item of its generation.
+    StartOver {
+        /// The first view with this node alone.
+        vid: u32,
+    },
+}
+
+/// Whose a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The node's name.
+    pub name: String,
+    /// The number of its disk, as in its Paxos log.
+    pub disk: DiskId,
+}
+
+/// A request that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Where it begins in the file.
+    pub offset: usize,
+    /// Its place.
+    pub vs: Viewstamp,
+    /// The procedure.
+    pub procedure: u32,
+    /// The marshalled arguments.
+    pub args: Vec<u8>,
 }
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
+    /// Whose it is; `None` in a file of format 1.
+    pub owner: Option<Owner>,
     /// The last view in which the node was in sync.
     pub mark: u32,
     /// The last request executed in `state`.
     pub base_last: Viewstamp,
     /// The base.
     pub state: Vec<u8>,
-    /// The requests executed since, in order: place, procedure, arguments.
-    pub requests: Vec<(Viewstamp, u32, Vec<u8>)>,
+    /// The requests executed since, in order.
+    pub requests: Vec<Logged>,
+    /// The view of an [`Item::StartOver`].
+    pub start_over: Option<u32>,
+}
+
+impl Recovered {
+    /// The last request executed.
+    pub fn last(&self) -> Viewstamp {
+        self.requests.last().map_or(self.base_last, |request| request.vs)
+    }
 }
 
 /// How many items were appended, up to some item: its place in their order.
@@ -166,6 +238,7 @@ pub struct Journal(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    owner: Owner,
     is_in_memory: bool,
     state: Mutex<State>,
     /// Notified when something is appended, and when the node stops.
@@ -186,8 +259,10 @@ struct State {
     /// The bytes of the last base, and of what came after it.
     base_bytes: usize,
     tail_bytes: usize,
-    /// Since when something is to be written.
+    /// Something is to be done by the disk: since when it hasn't got on.
     pending_since: Option<Instant>,
+    /// Whether the file is still there is to be looked at.
+    look: bool,
     failure: Option<JournalError>,
     stopping: bool,
     /// The disk, until the thread has it.
@@ -197,24 +272,35 @@ struct State {
 
 impl Journal {
     /// Opens the journal of node `me` in `dir`, and hands over what it says; `None` if there is none. Drops a torn end.
-    /// Takes no lock: the caller has that of the Paxos log.
+    /// Takes no lock: the caller has that of the Paxos log, which is on `disk`. Whether what was read is this node's is
+    /// not checked here ([`crate::pair`]); what is written says so.
     ///
     /// # Errors
     /// When the file is damaged or can't be read.
-    pub fn open(dir: &Path, me: &str) -> Result<(Journal, Option<Recovered>), JournalError> {
+    pub fn open(dir: &Path, me: &str, disk: DiskId) -> Result<(Journal, Option<Recovered>), JournalError> {
         let path = dir.join(file_name(me));
-        remove_leftover(&beside(&path, ".new"))?;
-        let recovered = if exists(&path)? { Some(read(&path, me)?) } else { None };
-        let disk = Disk { path: path.clone(), generation: None };
-        Ok((Journal::new(path, Some(disk)), recovered))
+        clean_up(dir, me)?;
+        let recovered = Journal::look(dir, me)?;
+        let owner = Owner { name: me.to_owned(), disk };
+        let disk = Disk { path: path.clone(), owner: owner.clone(), generation: None };
+        Ok((Journal::new(path, owner, Some(disk)), recovered))
+    }
+
+    /// What the journal of node `me` in `dir` says. Changes nothing.
+    ///
+    /// # Errors
+    /// When the file is damaged or can't be read.
+    pub fn look(dir: &Path, me: &str) -> Result<Option<Recovered>, JournalError> {
+        let path = dir.join(file_name(me));
+        if exists(&path)? { read(&path, me).map(Some) } else { Ok(None) }
     }
 
     /// A journal without a file: what is appended counts as durable at once.
     pub fn memory() -> Journal {
-        Journal::new(PathBuf::new(), None)
+        Journal::new(PathBuf::new(), Owner { name: String::new(), disk: DiskId(0) }, None)
     }
 
-    fn new(path: PathBuf, disk: Option<Disk>) -> Journal {
+    fn new(path: PathBuf, owner: Owner, disk: Option<Disk>) -> Journal {
         let is_in_memory = disk.is_none();
         let state = State {
             order: None,
@@ -226,13 +312,14 @@ impl Journal {
             base_bytes: 0,
             tail_bytes: 0,
             pending_since: None,
+            look: false,
             failure: None,
             stopping: false,
             disk,
             thread: None,
         };
         let state = Mutex::new(JOURNAL_RANK, state);
-        Journal(Arc::new(Inner { path, is_in_memory, state, work: Condvar::new(), progress: Condvar::new() }))
+        Journal(Arc::new(Inner { path, owner, is_in_memory, state, work: Condvar::new(), progress: Condvar::new() }))
     }
 
     /// Begins a new generation with this state, and returns when it is on the disk: what the node was given by
@@ -245,6 +332,18 @@ impl Journal {
     /// After [`Journal::start`].
     pub fn begin(&self, mark: u32, last: Viewstamp, state: Vec<u8>) -> Result<(), JournalError> {
         self.append(Item::Base { mark, last, state });
+        self.write_queued()
+    }
+
+    /// Writes what is queued, a base at least, as one generation, and returns when it is on the disk: all of it or nothing.
+    /// Only before [`Journal::start`].
+    ///
+    /// # Errors
+    /// As [`Journal::begin`].
+    ///
+    /// # Panics
+    /// After [`Journal::start`].
+    pub fn write_queued(&self) -> Result<(), JournalError> {
         if self.0.is_in_memory {
             return Ok(());
         }
@@ -301,6 +400,9 @@ impl Journal {
         state.appended.0 += 1;
         if matches!(item, Item::Base { .. }) {
             (state.base_bytes, state.tail_bytes) = (bytes, 0);
+            // Its state has what is queued.
+            state.queue.clear();
+            state.queued_bytes = 0;
         } else {
             state.tail_bytes = state.tail_bytes.saturating_add(bytes);
         }
@@ -348,13 +450,35 @@ impl Journal {
 
     /// Whether so much was appended since the last base that the next item should be one.
     pub fn wants_base(&self) -> bool {
+        let percent = 100 + crc32fast::hash(self.0.owner.name.as_bytes()) % (MOST_TAIL_PERCENT + 1);
         let state = self.0.state.lock();
-        !self.0.is_in_memory && state.tail_bytes > LEAST_TAIL_BYTES.max(state.base_bytes.saturating_mul(2))
+        let most = LEAST_TAIL_BYTES.max(state.base_bytes.saturating_mul(2));
+        !self.0.is_in_memory && state.tail_bytes > most.saturating_mul(percent as usize) / 100
     }
 
-    /// For how long the disk has not been done with something: a disk that works takes milliseconds.
+    /// For how long the disk hasn't got on with what it has to do: one that works takes milliseconds. A long state that is
+    /// being written gets on all the time.
     pub fn stalled(&self) -> Duration {
         self.0.state.lock().pending_since.map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Whether the disk doesn't keep up, so that no more should be taken on.
+    pub fn is_behind(&self) -> bool {
+        self.queued_bytes() > MAX_QUEUED_BYTES || self.stalled() >= SLOW_DISK
+    }
+
+    /// Has the thread look whether the file still has its name. If it hasn't, that is an error of the disk.
+    pub fn watch(&self) {
+        if self.0.is_in_memory {
+            return;
+        }
+        let mut state = self.0.state.lock();
+        if state.failure.is_none() && !state.stopping && state.thread.is_some() {
+            state.look = true;
+            state.pending_since.get_or_insert_with(now);
+            drop(state);
+            self.0.work.notify_one();
+        }
     }
 
     /// How many bytes are queued, without those that are being written.
@@ -398,6 +522,7 @@ impl State {
             (_, None) => Err("nothing comes before the first base".to_owned()),
             (Item::Request { vs, .. }, Some(order)) => order.request(*vs),
             (Item::Mark { vid }, Some(order)) => order.mark(*vid),
+            (Item::StartOver { vid }, Some(order)) => order.start_over(*vid),
         };
         assert_eq!(checked, Ok(()), "appended out of order");
     }
@@ -425,16 +550,23 @@ impl Inner {
     /// The thread. Without a disk it only tells.
     fn run(&self, mut disk: Option<Disk>, on_synced: impl Fn(Position)) -> Result<(), JournalError> {
         loop {
-            let (batch, position) = {
+            let (looks, batch, position) = {
                 let mut state = self.state.lock();
-                while state.taken == state.appended && !state.stopping {
+                while state.taken == state.appended && !state.look && !state.stopping {
                     self.work.wait(&mut state);
                 }
                 if state.stopping {
                     return Ok(());
                 }
-                state.take()
+                let looks = std::mem::take(&mut state.look);
+                let has_more = state.taken < state.appended;
+                let (batch, position) = state.take();
+                (looks, batch, has_more.then_some(position))
             };
+            if let Some(disk) = disk.as_ref().filter(|_| looks) {
+                self.done(disk.look(), None)?;
+            }
+            let Some(position) = position else { continue };
             if let Some(disk) = &mut disk {
                 self.write(disk, batch, position)?;
             }
@@ -444,13 +576,24 @@ impl Inner {
 
     /// Writes a batch that ends at `position`, and tells those who wait how it went.
     fn write(&self, disk: &mut Disk, batch: Vec<Item>, position: Position) -> Result<(), JournalError> {
-        let written = disk.write(batch);
+        let written = disk.write(batch, &|| self.gets_on());
+        self.done(written, Some(position))
+    }
+
+    /// The disk works.
+    fn gets_on(&self) {
+        let mut state = self.state.lock();
+        state.pending_since = state.pending_since.map(|_| now());
+    }
+
+    /// The disk has done something: written up to `position`, if that is what it was.
+    fn done(&self, result: Result<(), JournalError>, position: Option<Position>) -> Result<(), JournalError> {
         {
             let mut state = self.state.lock();
-            match &written {
+            match &result {
                 Ok(()) => {
-                    state.durable = position;
-                    state.pending_since = (state.appended > position).then(now);
+                    state.durable = position.unwrap_or(state.durable);
+                    state.pending_since = (state.appended > state.durable || state.look).then(now);
                 }
                 Err(error) => {
                     state.failure = Some(error.clone());
@@ -460,13 +603,14 @@ impl Inner {
             }
         }
         self.progress.notify_all();
-        written
+        result
     }
 }
 
 /// The file, as its only writer has it.
 struct Disk {
     path: PathBuf,
+    owner: Owner,
     /// `None` until this process has begun one.
     generation: Option<Generation>,
 }
@@ -477,41 +621,68 @@ struct Generation {
 }
 
 impl Disk {
-    /// Writes items and returns when they are on the disk. What comes before the last base isn't written.
-    fn write(&mut self, mut batch: Vec<Item>) -> Result<(), JournalError> {
-        if let Some(at) = batch.iter().rposition(|item| matches!(item, Item::Base { .. })) {
-            let mut items = batch.drain(at..);
-            if let Some(Item::Base { mark, last, state }) = items.next() {
-                let rest: Vec<Item> = items.collect();
-                drop(batch);
-                self.generation = Some(self.replace(mark, last, state, &rest)?);
-            }
+    /// Writes items and returns when they are on the disk. Says so when it has got on.
+    fn write(&mut self, batch: Vec<Item>, gets_on: &dyn Fn()) -> Result<(), JournalError> {
+        let mut items = batch.into_iter().peekable();
+        if let Some(Item::Base { mark, last, state }) = items.next_if(|item| matches!(item, Item::Base { .. })) {
+            let rest: Vec<Item> = items.collect();
+            self.generation = Some(self.replace(mark, last, state, &rest, gets_on)?);
             return Ok(());
         }
         let path = &self.path;
         let Generation { file, writer } = self.generation.as_mut().expect("the first item is a base");
-        let bytes = frames(path, writer, Vec::new(), &batch)?;
-        drop(batch);
-        file.write_all(&bytes).map_err(io(path, "write"))?;
-        file.sync_data().map_err(io(path, "sync"))
+        let bytes = frames(path, writer, Vec::new(), &items.collect::<Vec<_>>())?;
+        write_in_chunks(path, file, &[&bytes], gets_on)
     }
 
     /// Puts a new generation in the place of the one before, if any (invariant 4).
-    fn replace(&self, mark: u32, last: Viewstamp, state: Vec<u8>, rest: &[Item]) -> Result<Generation, JournalError> {
+    fn replace(
+        &self,
+        mark: u32,
+        last: Viewstamp,
+        state: Vec<u8>,
+        rest: &[Item],
+        gets_on: &dyn Fn(),
+    ) -> Result<Generation, JournalError> {
         let path = &self.path;
         let new = beside(path, ".new");
         remove_leftover(&new)?;
-        let (mut writer, head) = Writer::begin(mark, last, &state).map_err(too_long(path))?;
+        let (mut writer, head) = Writer::begin(&self.owner, mark, last, &state).map_err(too_long(path))?;
         let tail = frames(path, &mut writer, format::end_of_base(), rest)?;
         let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
-        for bytes in [head, state, tail] {
-            file.write_all(&bytes).map_err(io(&new, "write"))?;
-        }
-        file.sync_data().map_err(io(&new, "sync"))?;
-        fs::rename(&new, path).map_err(io(path, "replace"))?;
+        let written = write_in_chunks(&new, &mut file, &[&head, &state, &tail], gets_on);
+        written.and_then(|()| fs::rename(&new, path).map_err(io(path, "replace"))).inspect_err(|_| {
+            // A full disk needs the room.
+            let _ = fs::remove_file(&new);
+        })?;
         sync_folder(path)?;
         Ok(Generation { file, writer })
     }
+
+    /// Whether the generation still has its name. A folder that can't be looked at proves nothing.
+    fn look(&self) -> Result<(), JournalError> {
+        match &self.generation {
+            Some(generation) if !generation.file.is_at(&self.path).unwrap_or(true) => {
+                Err(JournalError::Gone { path: self.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes these bytes, one after the other, and returns when all are on the disk.
+fn write_in_chunks(path: &Path, file: &mut File, parts: &[&[u8]], gets_on: &dyn Fn()) -> Result<(), JournalError> {
+    let mut chunks = 0;
+    for chunk in parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
+        file.write_all(chunk).map_err(io(path, "write"))?;
+        gets_on();
+        chunks += 1;
+        if chunks % CHUNKS_A_SYNC == 0 {
+            file.sync_data().map_err(io(path, "sync"))?;
+            gets_on();
+        }
+    }
+    file.sync_data().map_err(io(path, "sync"))
 }
 
 /// Adds the frames of requests and marks to `out`.
@@ -525,6 +696,10 @@ fn frames(path: &Path, writer: &mut Writer, mut out: Vec<u8>, items: &[Item]) ->
 
 /// What the file at `path` says.
 fn read(path: &Path, me: &str) -> Result<Recovered, JournalError> {
+    // To read a pipe would take for ever.
+    if !fs::is_file(path).map_err(io(path, "look for"))? {
+        return Err(JournalError::NoFile { path: path.to_owned() });
+    }
     let bytes = fs::read(path).map_err(io(path, "read"))?;
     let Scan { recovered, keep } = Scan::of(&bytes).map_err(|refused| match refused {
         Refused::Damaged { offset, what } => JournalError::Damaged { path: path.to_owned(), offset, what },
@@ -537,20 +712,51 @@ fn read(path: &Path, me: &str) -> Result<Recovered, JournalError> {
     Ok(recovered)
 }
 
-/// Gives the journal of an earlier life of node `me` another name, `rsm-<me>.log.aside`, for sure: a node without its
-/// Paxos log is a new node, whatever its name was used for. One that was set aside before is replaced. Returns whether
-/// there was one.
+/// The journal of an earlier life that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Where it was.
+    pub from: PathBuf,
+    /// Where it is.
+    pub to: PathBuf,
+    /// The last view in which that node was in sync, and its last request; `None` if the file can't be read.
+    pub said: Option<(u32, Viewstamp)>,
+}
+
+/// Gives the journal of an earlier life of node `me` another name, `rsm-<me>.log.aside`, or `.aside.2` and so on, for
+/// sure: a node without its Paxos log is a new node, whatever its name was used for. `None` if there was none, or one
+/// without a request, which is removed: a first node can end before its first view.
+///
+/// # Errors
+/// What the operating system says, or if there are too many.
+pub fn set_aside(dir: &Path, me: &str) -> Result<Option<Aside>, JournalError> {
+    let path = dir.join(file_name(me));
+    if !exists(&path)? {
+        return Ok(None);
+    }
+    let said = read(&path, me).ok().map(|recovered| (recovered.mark, recovered.last()));
+    if said.is_some_and(|(_, last)| last == Viewstamp::default()) {
+        fs::remove_file(&path).map_err(io(&path, "remove"))?;
+        sync_folder(&path)?;
+        return Ok(None);
+    }
+    let name = |number| if number == 1 { ".aside".to_owned() } else { format!(".aside.{number}") };
+    for to in (1..=MAX_ASIDE).map(|number| beside(&path, &name(number))) {
+        if !exists(&to)? {
+            fs::rename(&path, &to).map_err(io(&path, "set aside"))?;
+            sync_folder(&path)?;
+            return Ok(Some(Aside { from: path, to, said }));
+        }
+    }
+    Err(JournalError::Aside { path })
+}
+
+/// Removes what a crash has left of a new generation, which may be what fills the disk.
 ///
 /// # Errors
 /// What the operating system says.
-pub fn set_aside(dir: &Path, me: &str) -> Result<bool, JournalError> {
-    let path = dir.join(file_name(me));
-    if !exists(&path)? {
-        return Ok(false);
-    }
-    fs::rename(&path, &beside(&path, ".aside")).map_err(io(&path, "set aside"))?;
-    sync_folder(&path)?;
-    Ok(true)
+pub fn clean_up(dir: &Path, me: &str) -> Result<(), JournalError> {
+    remove_leftover(&beside(&dir.join(file_name(me)), ".new"))
 }
 
 /// The file beside the journal whose name ends in `end`.

@@ -5,11 +5,13 @@
 //!
 //! Layers: this crate is in charge of replication, yfs-config of the sequence of views, yfs-paxos of agreement on it.
 
+mod advice;
 mod client_session;
 pub mod events;
 mod foreign;
 mod joiners;
 pub mod journal;
+pub mod pair;
 pub mod protocol;
 mod recovery;
 pub mod replica;
@@ -21,6 +23,7 @@ pub mod state_machine;
 mod test_server;
 
 pub use journal::JournalError;
+pub use pair::PairError;
 pub use rsm::{OnFatal, Options, Rsm, RsmError};
 pub use rsm_client::{RsmClient, RsmClientError};
 pub use start_over::{Survivor, start_over};

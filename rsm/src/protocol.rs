@@ -46,12 +46,13 @@ wire_status! {
 }
 
 wire_struct! {
-    /// A client's session: how many were opened before it, and a number that its client has chosen at random.
+    /// A client's session: how many were opened before it, and a number that its client has drawn for it, so that no id
+    /// comes again when a service goes on from an older state.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
     pub struct SessionId {
         /// Counts the sessions.
         pub number: u64,
-        /// The client's own number.
+        /// The client's number: another one for each OPEN, also if one isn't answered.
         pub owner: u64,
     }
 }
@@ -67,9 +68,11 @@ wire_status! {
         AHEAD = 2,
         /// Not executed: the view has lab members, which know no sessions. Requests have to come without one.
         NOSESSION = 3,
-        /// Not executed: the primary doesn't serve yet, or is about another request. Ask again. (Told BUSY by
-        /// [`ClientStatus`] a client doesn't know whether it was.)
+        /// Not executed: the primary doesn't serve yet, or is about another request, or there is no room for a session or
+        /// a reply. Ask again. (Told BUSY by [`ClientStatus`] a client doesn't know whether it was.)
         BUSY = 4,
+        /// It was executed before; its reply was too large to be kept.
+        UNKEPT = 5,
     }
 }
 

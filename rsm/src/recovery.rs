@@ -4,7 +4,7 @@
 //! name it or was formed without it, and syncs while the view changes.
 //!
 //! A node that is started again takes part only in a view formed after that (rule 1). If its log has the state, it proposes
-//! the same members again; if not (it was to be sent it when it ended, or its disk was lost), it asks to be removed, and
+//! the same members again (but one that crashes in a loop asks to be removed first, for a second: L8); if not (it was to be sent it when it ended, or its disk was lost), it asks to be removed, and
 //! to be added again.
 //!
 //! Invariants:
@@ -55,6 +55,12 @@ const OVERSLEPT: Duration = Duration::from_millis(150);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(4);
 /// The longest pause between two tries to form a view after a start; the first is [`FIRST_JOIN_PAUSE`] at most.
 const MAX_REPROPOSE_PAUSE: Duration = Duration::from_secs(1);
+/// A node that has taken part for so long hasn't had a short life.
+const STEADY_LIFE: Duration = Duration::from_secs(1);
+/// After more short lives than these a node that holds the state asks to be removed, for so long, before it proposes the
+/// same members.
+const FEW_SHORT_LIVES: u32 = 4;
+const ASKS_REMOVAL: Duration = Duration::from_secs(1);
 /// The first node listens for so long before it begins a service; the others ping a member twice in that time.
 const LISTEN: Duration = Duration::from_millis(300);
 /// How often it listens, as long as somebody speaks of a view who then doesn't answer.
@@ -63,6 +69,8 @@ const MOST_LISTENING: usize = 10;
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A larger state doesn't fit into an answer; a little below the longest PDU.
 const MAX_STATE_BYTES: usize = (10 << 20) - (64 << 10);
+/// How often an outage is told again.
+const OUTAGE_TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// A node that can't read the service's state tries again after this time.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
@@ -93,26 +101,40 @@ impl<S: StateMachine> Inner<S> {
     pub(crate) fn recovery(self: &Arc<Self>) {
         // Only a node without a log, that is named as the first, begins a service.
         let named = self.first == self.me || rt::probe::weakened("S6-first-begins-again");
-        let begins = named && self.cfg.is_new();
-        if begins && !self.begin_unless_there_is_one() {
+        // It goes on listening for the one that was there before, after a restart too, until another node has joined.
+        let mut listens = named && self.has_always_been_alone();
+        if listens && self.cfg.is_new() && !self.begin_unless_there_is_one() {
             return;
         }
         let mut pause = FIRST_JOIN_PAUSE;
         let mut tries = 0_u32;
+        // Since when it takes part; until that was so for long enough once, which is written down here: this thread may
+        // wait for the disk.
+        let (mut since, mut lived) = (None, false);
         loop {
-            match self.next_step() {
+            let step = self.next_step();
+            if matches!(step, Step::Join | Step::Propose) {
+                since = None;
+            }
+            match step {
                 Step::Stop => return,
                 Step::Wait => {
                     pause = FIRST_JOIN_PAUSE;
+                    let lives = *since.get_or_insert_with(now) + STEADY_LIFE;
+                    if !lived && now() >= lives {
+                        self.cfg.note_lived();
+                        lived = true;
+                    }
                     let mut state = self.state.lock();
                     // Looked at again under the lock, so that no commit is missed.
                     if !state.stopping && !state.replica.in_view_change() && !state.left_behind {
-                        // Who has just begun a service goes on listening for the one that was there before.
-                        let until = if begins { now() + LISTEN } else { Instant::NEVER };
+                        let until = if listens { now() + LISTEN } else { Instant::NEVER };
+                        let until = if lived { until } else { until.min(lives) };
                         self.recovery_cond.wait_until(&mut state, until);
                     }
                     drop(state);
-                    if begins && self.is_named_elsewhere() == Some(true) {
+                    listens = listens && self.has_always_been_alone();
+                    if listens && self.is_named_elsewhere() == Some(true) {
                         return;
                     }
                 }
@@ -126,6 +148,7 @@ impl<S: StateMachine> Inner<S> {
                         tracing::info!(node = %self.me, vid = vid_insync, "in sync");
                     }
                 }
+                Step::Propose if self.state.lock().unsteady => self.ask_to_be_removed(),
                 Step::Propose => {
                     self.pause_until_commit(now() + rt::random::duration_below(pause));
                     if self.state.lock().replica.wants_new_view() && !self.cfg.propose_same().is_decided() {
@@ -175,6 +198,12 @@ impl<S: StateMachine> Inner<S> {
         self.begin_service().inspect_err(|error| self.fatal(&error.to_string())).is_ok()
     }
 
+    /// Whether no view that this node knows ever named another one.
+    fn has_always_been_alone(&self) -> bool {
+        let alone = |vid| self.cfg.get_view(ViewId(vid)).is_some_and(|view| view.members() == [self.me.clone()]);
+        (1..=self.cfg.vid().0).rev().all(alone)
+    }
+
     /// Whether a node that spoke of a view names this one as a member: this is its service's first node, whose disk was
     /// lost. The node stops then. It is asked back, so that no stranger's word is enough. `None`: it doesn't answer.
     fn is_named_elsewhere(&self) -> Option<bool> {
@@ -185,9 +214,11 @@ impl<S: StateMachine> Inner<S> {
         if knows || !members.contains(&self.me) {
             return Some(false);
         }
+        let began = if self.cfg.is_new() { "has no log" } else { "began a service of its own" };
         self.fatal(&format!(
-            "this node has no log, and {name} names it as a member of view {vid}: its disk was lost, and to begin a new service \
-             would make a second one. Start it as a node that joins: with {name}, and not itself, as FIRST"
+            "this node {began}, and {name} names it as a member of view {vid}: its disk was lost, and there would be a second \
+             service. If {name} is right, move this node's files away and start it as a node that joins: with {name}, and not \
+             itself, as FIRST. If it isn't, stop {name}"
         ));
         Some(true)
     }
@@ -208,12 +239,28 @@ impl<S: StateMachine> Inner<S> {
             } else {
                 Step::Wait
             };
-            (step, replica.role())
+            (step, state.role())
         };
         if role != Role::Lost || !rt::probe::weakened("H8-restart-unannounced") {
             self.cfg.set_role(role);
         }
         step
+    }
+
+    /// At the start: whether this node has had so many short lives that it asks to be removed first (L8).
+    pub(crate) fn note_short_lives(&self) {
+        let many = self.cfg.short_lives() > FEW_SHORT_LIVES && !rt::probe::weakened("L8-restarts-uncounted");
+        self.state.lock().unsteady = many;
+    }
+
+    /// A member that crashes in a loop must not change views each time. Removed, it joins, and the primary keeps away those
+    /// who leave soon (joiners.rs). If nobody removes it, it is needed, or all are like this: then it goes on as others do.
+    fn ask_to_be_removed(&self) {
+        let times = self.cfg.short_lives();
+        tracing::warn!(node = %self.me, times, "restarted many times in short succession: this node asks to be removed, \
+            and joins when the primary admits it");
+        self.pause_until_commit(now() + ASKS_REMOVAL);
+        self.state.lock().unsteady = false;
     }
 
     /// Waits until `deadline`, a new view, or the end.
@@ -316,10 +363,17 @@ impl<S: StateMachine> Inner<S> {
         members.pop().filter(|primary| yfs_rpc::names::address(primary).is_ok())
     }
 
-    /// Says so if every other member of the latest view has lost its state, as this node has: that is an outage, which
-    /// only an operator can end (rule 5).
+    /// Says so, each minute, if every other member of the latest view has lost its state, as this node has: that is an
+    /// outage, which only an operator can end (rule 5).
     fn warn_if_nobody_holds_the_state(&self) {
-        if self.cfg.survey().values().all(|standing| *standing == Standing::AsksRemoval) {
+        let is_out = self.cfg.survey().values().all(|standing| *standing == Standing::AsksRemoval);
+        let news = {
+            let told = &mut self.state.lock().outage_told;
+            let news = is_out && told.is_none_or(|at| at.elapsed() >= OUTAGE_TOLD_AGAIN);
+            *told = if news { Some(now()) } else { told.filter(|_| is_out) };
+            news
+        };
+        if news {
             tracing::error!(node = %self.me, "no member holds the service's state any more: it is out until one that does is \
                 started again, or an operator starts over (docs/durable-state.md)");
         }
@@ -374,7 +428,7 @@ impl<S: StateMachine> Inner<S> {
             let listed = state.replica.is_member() && state.replica.members().iter().any(|member| member == m);
             (listed, listed && !state.replica.is_proven(m), state.joiners.is_kept_away(m, now()))
         };
-        if kept_away && !added {
+        if kept_away && !listed {
             return busy;
         }
         let Some(joiner) = self.ask_back(m) else {
@@ -390,7 +444,7 @@ impl<S: StateMachine> Inner<S> {
         }
         if disk_lost {
             // What it promised is forgotten: it has to go before it may vote again (rule 3).
-            tracing::warn!(node = %self.me, src = m, "joinreq: a member that lost its disk is removed first");
+            tracing::info!(node = %self.me, src = m, "joinreq: a member that lost its disk has to be removed first");
             if !self.cfg.remove(m).is_decided() {
                 return busy;
             }
@@ -419,6 +473,10 @@ impl<S: StateMachine> Inner<S> {
             return busy;
         }
         if !listed {
+            // It may have been removed just now, soon after it was added.
+            if self.state.lock().joiners.is_kept_away(m, now()) {
+                return busy;
+            }
             // Asked once more: it may have died while it waited, and one that is dead must not become a member.
             let Some(joiner) = self.ask_back(m) else { return busy };
             if !self.cfg.add(m, ViewId(vid), joiner.disk).is_decided() {
@@ -522,7 +580,7 @@ impl<S: StateMachine> Inner<S> {
             let mut deadline = now() + SYNC_PATIENCE;
             let mut left = state.replica.backups().len();
             while state.replica.vid() == vid_insync && !state.replica.is_synced() {
-                if state.stopping {
+                if state.stopping || !state.replica.holds_state() {
                     return false;
                 }
                 let notified = self.sync_cond.wait_until(&mut state, deadline);
@@ -535,8 +593,8 @@ impl<S: StateMachine> Inner<S> {
                 if state.replica.backups().len() < left {
                     left = state.replica.backups().len();
                     deadline = now() + SYNC_PATIENCE;
-                } else if !notified && now() - deadline > OVERSLEPT {
-                    // This node was stopped itself: nobody had a chance.
+                } else if !notified && (now() - deadline > OVERSLEPT || state.disk_hangs) {
+                    // This node was stopped itself, or its disk was: nobody had a chance.
                     deadline = now() + SYNC_PATIENCE;
                 } else if !notified && !rt::probe::weakened("L4-waits-for-ever") {
                     let laggards: Vec<String> = state.replica.backups().iter().cloned().collect();
@@ -549,7 +607,7 @@ impl<S: StateMachine> Inner<S> {
             drop(state);
             let Some(lab_backups) = self.has_lab_backups(vid_insync) else { return false };
             state = self.state.lock();
-            if state.replica.vid() != vid_insync || state.stopping {
+            if state.replica.vid() != vid_insync || state.stopping || !state.replica.holds_state() {
                 return false;
             }
             state.lab_backups = lab_backups;
@@ -723,7 +781,9 @@ impl<S: StateMachine> Inner<S> {
 
     /// Handler: a backup asks for the state (lab: `transferreq`).
     pub(crate) fn transferreq(&self, src: &str, last: Viewstamp, vid: u32) -> (RsmStatus, TransferRes) {
-        let busy = (RsmStatus::BUSY, TransferRes::default());
+        // Says where this node stands all the same, for one that asks back.
+        let busy =
+            (RsmStatus::BUSY, TransferRes { last: self.state.lock().replica.last_myvs(), ..TransferRes::default() });
         {
             let state = self.state.lock();
             // Strangers get nothing, and aren't worth a line in the log.
@@ -743,6 +803,9 @@ impl<S: StateMachine> Inner<S> {
                 }
             }
         }
+        if self.has_lost_requests(src, last) {
+            return busy;
+        }
         let state = self.state.lock();
         if !state.replica.may_transfer(vid) {
             return busy;
@@ -751,6 +814,40 @@ impl<S: StateMachine> Inner<S> {
         tracing::info!(node = %self.me, src, %last, %mine, vid, "transferreq");
         let bytes = if last == mine { Bytes::default() } else { Bytes(state.machine.marshal_state()) };
         (RsmStatus::OK, TransferRes { state: bytes, last: mine })
+    }
+
+    /// Whether the backup `src`, which has executed `last`, shows that requests are missing here: then this node's disk has
+    /// lost the end of its log, or was put back to an older one, and its state would be the end of them. It gives it up, asks
+    /// to be removed, and is sent the others'. The backup is asked back, so that no stranger's word is enough.
+    fn has_lost_requests(&self, src: &str, last: Viewstamp) -> bool {
+        // It holds the state if it was in sync in the view of its last request, and is named by every one since (rule 0).
+        let holds = |last: Viewstamp, vid: u32| (last.vid..=vid).all(|since| self.cfg.ismember(src, ViewId(since)));
+        let is_evidence = |last: Viewstamp| {
+            let state = self.state.lock();
+            state.replica.is_overtaken_by(last) && holds(last, state.replica.vid())
+        };
+        if !is_evidence(last) {
+            return false;
+        }
+        let (mine, vid) = {
+            let state = self.state.lock();
+            (state.replica.last_myvs(), state.replica.vid())
+        };
+        let asked = self.handles.client(src).ok();
+        let answer = asked.and_then(|c| c.call(TRANSFERREQ, (self.me.clone(), mine, vid), MEMBERS_TIMEOUT).ok());
+        let Some((_, theirs)) = answer.filter(|(_, theirs)| is_evidence(theirs.last)) else { return true };
+        {
+            let mut state = self.state.lock();
+            if state.replica.vid() != vid {
+                return true;
+            }
+            state.replica.state_lost();
+        }
+        tracing::error!(node = %self.me, %mine, peer = src, theirs = %theirs.last, "this node's log has lost requests that \
+            were acknowledged: was its folder put back to an older state? It gives its state up, and joins again");
+        self.sync_cond.notify_all();
+        self.recovery_cond.notify_all();
+        true
     }
 
     /// A lab node would take our state for one of its own kind, and say that it is in sync.

@@ -15,12 +15,17 @@
 //!    primary of the view before if that one is a member, or else the first member of the view before that still is.
 //!
 //! 6. A replica takes part only in views formed after its start (rule 1), but votes at once.
+//! 7. Numbers don't wrap: 2^20 before their end the primary wants a view with the same members, where they begin again;
+//!    the last one is given to no request.
 
 use std::collections::BTreeSet;
 
 use yfs_config::Role;
 
 use crate::protocol::{ClientStatus, RsmStatus, Viewstamp};
+
+/// From this number on a new view is wanted. What is left until the last one takes minutes at least.
+pub(crate) const RENEWAL: u32 = u32::MAX - (1 << 20);
 
 /// A request that the primary has stamped and not executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,6 +245,20 @@ impl Replica {
         self.holds_state = true;
     }
 
+    /// Whether a holder of the state whose last request is `theirs` shows that requests are missing here that were
+    /// acknowledged: it can be ahead by one, the outstanding one, and by no more.
+    pub fn is_overtaken_by(&self, theirs: Viewstamp) -> bool {
+        let mine = self.last_myvs;
+        let outstanding = if theirs.vid == mine.vid { mine.seqno.saturating_add(1) } else { 1 };
+        theirs > mine && theirs.seqno > outstanding
+    }
+
+    /// This node's disk has lost requests: it doesn't hold the state any more, and has to be sent it.
+    pub fn state_lost(&mut self) {
+        self.holds_state = false;
+        self.insync = false;
+    }
+
     /// A state was installed whole.
     pub fn installed(&mut self, last: Viewstamp) {
         self.last_myvs = last;
@@ -254,17 +273,26 @@ impl Replica {
             return Err(ClientStatus::NOTPRIMARY);
         }
         let outstanding = self.outstanding.is_some() && !rt::probe::weakened("S9-stamp-given-again");
-        if self.inviewchange || outstanding {
+        if self.inviewchange || outstanding || self.next().is_none() {
             return Err(ClientStatus::BUSY);
         }
         Ok(())
     }
 
+    /// Whether this primary needs a view with the same members, because the numbers of this one come to their end.
+    pub fn wants_renewal(&self) -> bool {
+        self.is_primary()
+            && !self.inviewchange
+            && self.last_myvs.vid == self.vid_commit
+            && self.last_myvs.seqno >= RENEWAL
+    }
+
     /// Stamps a request. To be called after `may_stamp`.
     pub fn stamp(&mut self) -> Outstanding {
         assert!(self.may_stamp().is_ok(), "invariant 2");
+        let vs = self.next().expect("invariant 7");
         let missing = self.members.iter().filter(|name| **name != self.me).cloned().collect();
-        let outstanding = Outstanding { vs: self.next(), missing };
+        let outstanding = Outstanding { vs, missing };
         self.outstanding = Some(outstanding.clone());
         if rt::probe::weakened("H2-stamp-moves-last") {
             self.last_myvs = outstanding.vs;
@@ -287,7 +315,7 @@ impl Replica {
     pub fn check_invoke(&self, vs: Viewstamp) -> Verdict {
         if self.inviewchange || self.is_primary() || !self.is_member() || vs.vid != self.vid_commit {
             Verdict::Refuse
-        } else if vs == self.next() {
+        } else if Some(vs) == self.next() {
             Verdict::Execute
         } else if vs == self.last_myvs && !rt::probe::weakened("mutant-backup-executes-again") {
             Verdict::Again
@@ -300,20 +328,24 @@ impl Replica {
 
     /// Whether a request of this view before `vs` never came here.
     pub fn has_missed(&self, vs: Viewstamp) -> bool {
-        !self.inviewchange && !self.is_primary() && vs.vid == self.vid_commit && vs > self.next()
+        !self.inviewchange
+            && !self.is_primary()
+            && vs.vid == self.vid_commit
+            && self.next().is_some_and(|next| vs > next)
     }
 
     /// The request `vs` was executed here.
     pub fn executed(&mut self, vs: Viewstamp) {
-        assert!(vs == self.next() || is_order_weakened(), "requests are executed in the order of their stamps");
+        assert!(Some(vs) == self.next() || is_order_weakened(), "requests are executed in the order of their stamps");
         self.last_myvs = vs;
         self.outstanding = None;
     }
 
-    /// The stamp after the last one (lab: `myvs`).
-    fn next(&self) -> Viewstamp {
-        let seqno = if self.last_myvs.vid == self.vid_commit { self.last_myvs.seqno + 1 } else { 1 };
-        Viewstamp { vid: self.vid_commit, seqno }
+    /// The stamp after the last one (lab: `myvs`). `None`: the view has no more (invariant 7).
+    fn next(&self) -> Option<Viewstamp> {
+        let last = if self.last_myvs.vid == self.vid_commit { self.last_myvs.seqno } else { 0 };
+        let seqno = last.checked_add(1).filter(|seqno| *seqno < u32::MAX)?;
+        Some(Viewstamp { vid: self.vid_commit, seqno })
     }
 }
 

@@ -137,6 +137,44 @@ fn who_was_in_sync_and_asks_to_join_has_lost_its_state() {
     assert!(!a.is_proven("c"), "added again, and not yet in sync");
 }
 
+#[test]
+fn numbers_do_not_wrap_but_a_new_view_is_wanted_in_time() {
+    let mut a = primary();
+    let mut b = backup();
+    let at = |replica: &mut Replica, seqno| replica.installed(vs(3, seqno));
+    at(&mut a, RENEWAL - 1);
+    assert!(!a.wants_renewal());
+    assert_eq!(a.stamp().vs, vs(3, RENEWAL));
+    a.executed(vs(3, RENEWAL));
+    assert!(a.wants_renewal(), "and serves on meanwhile");
+    assert_eq!(a.stamp().vs, vs(3, RENEWAL + 1));
+    at(&mut b, RENEWAL);
+    assert!(!b.wants_renewal(), "that's for the primary");
+    // The last one, if no view comes.
+    a.executed(vs(3, RENEWAL + 1));
+    at(&mut a, u32::MAX - 2);
+    assert_eq!(a.stamp().vs, vs(3, u32::MAX - 1));
+    at(&mut b, u32::MAX - 2);
+    assert_eq!(b.check_invoke(vs(3, u32::MAX - 1)), Verdict::Execute);
+    b.executed(vs(3, u32::MAX - 1));
+    a.executed(vs(3, u32::MAX - 1));
+    assert_eq!(a.may_stamp(), Err(ClientStatus::BUSY));
+    for seqno in [0, 1, u32::MAX] {
+        assert_eq!(b.check_invoke(vs(3, seqno)), Verdict::Refuse);
+    }
+    assert_eq!(b.check_invoke(vs(3, u32::MAX - 1)), Verdict::Again);
+    assert!(!b.has_missed(vs(3, u32::MAX)));
+    // The new view.
+    assert!(a.wants_renewal());
+    assert!(a.commit(4, names(&NAMES)));
+    assert!(!a.wants_renewal());
+    a.begin_sync();
+    assert!(["b", "c"].iter().all(|backup| a.transfer_done(backup, 4) == RsmStatus::OK));
+    a.end_view_change();
+    assert!(!a.wants_renewal());
+    assert_eq!(a.stamp().vs, vs(4, 1));
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Stamp,
@@ -223,4 +261,24 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_holder_can_be_ahead_by_the_outstanding_request_and_by_no_more() {
+    let at = |vid, seqno| Viewstamp { vid, seqno };
+    let mut replica = Replica::new("a", 3, names(&["a", "b"]));
+    replica.recovered(at(3, 7), true);
+    for (theirs, overtaken) in [
+        (at(3, 7), false),
+        (at(3, 8), false),
+        (at(3, 9), true),
+        (at(5, 1), false),
+        (at(5, 2), true),
+        (at(2, 100), false),
+        (at(0, 0), false),
+    ] {
+        assert_eq!(replica.is_overtaken_by(theirs), overtaken, "{theirs}");
+    }
+    replica.state_lost();
+    assert!(!replica.holds_state() && !replica.may_transfer(3));
 }

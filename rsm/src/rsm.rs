@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,20 +25,23 @@ use rt::probe::observe;
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
-use yfs_config::{Config, LogError, Timing, ViewChange, ViewId};
+use yfs_config::{Config, LogError, Role, Timing, ViewChange, ViewId};
+use yfs_paxos::DiskId;
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
+use crate::advice;
 use crate::events::{Event, digest, request_digest};
 use crate::foreign::Foreign;
 use crate::joiners::Joiners;
-use crate::journal::{self, Item, Journal, JournalError, Position, Recovered};
+use crate::journal::{self, Aside, Item, Journal, JournalError, Logged, Position, Recovered};
+use crate::pair::{self, PairError};
 use crate::protocol::{
     CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, SessionStatus, TRANSFERDONEREQ,
     TRANSFERREQ, Viewstamp,
 };
 use crate::replica::{Replica, Verdict};
-use crate::state_machine::{self, Machine, StateMachine};
+use crate::state_machine::{self, Machine, StateError, StateMachine};
 use crate::test_server::{self, Partition, Switches};
 
 /// How long a client's request may wait for the backups before the client is told BUSY (lab: 1 s a backup).
@@ -49,6 +52,8 @@ const INVOKE_TIMEOUT: Duration = Duration::from_secs(1);
 const INVOKE_AGAIN: Duration = Duration::from_millis(20);
 /// A backup that refuses a request for so long has lost its place: a new view re-syncs it.
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
+/// The same for one that asks to be removed: that is to happen first.
+const PATIENCE_WITH_ASKERS: Duration = Duration::from_secs(2);
 /// Calls to other nodes end when nobody has listened there for so long.
 const REFUSED_PATIENCE: Duration = Duration::from_millis(200);
 /// Requests longer than this are refused: to the backups they go with a few bytes more, in a PDU of at most 10 MiB.
@@ -148,9 +153,40 @@ pub enum RsmError {
         /// Why not.
         error: String,
     },
+    /// The node's two logs don't belong together.
+    #[error("{0}")]
+    Pair(#[from] PairError),
+    /// A request in the node's log calls a procedure that isn't registered.
+    #[error(
+        "{}: the request at byte {offset} calls procedure {procedure:#x}, which this program doesn't have: start the \
+         version that wrote it once more, without clients that call it (docs/durable-state.md)",
+        path.display()
+    )]
+    Procedure {
+        /// The log.
+        path: PathBuf,
+        /// Where the request begins.
+        offset: usize,
+        /// The procedure.
+        procedure: u32,
+    },
     /// There is nothing to start over from.
     #[error("there is no log here of a node that is a member and has a state: start over from another one")]
     NoState,
+    /// A node answers, so the service isn't to be started over.
+    #[error("{name} answers, a member of the last view: nothing was changed")]
+    Answers {
+        /// The node.
+        name: String,
+    },
+    /// The two logs aren't of the same time.
+    #[error("the state is of view {state}, the Paxos log ends with view {vid}: they don't belong together")]
+    Apart {
+        /// The Paxos log's last view.
+        vid: u32,
+        /// The view that the state speaks of.
+        state: u32,
+    },
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -175,8 +211,12 @@ pub(crate) struct State<S: StateMachine> {
     pub(crate) lab_backups: bool,
     /// Lab members are several views ahead.
     pub(crate) left_behind: bool,
+    /// When operators were told last that nobody holds the state.
+    pub(crate) outage_told: Option<Instant>,
     /// The disk hangs.
-    disk_hangs: bool,
+    pub(crate) disk_hangs: bool,
+    /// This node has been restarted again and again, and doesn't propose the same members before it has asked to be removed.
+    pub(crate) unsteady: bool,
     pub(crate) stopping: bool,
 }
 
@@ -190,6 +230,11 @@ impl<S: StateMachine> State<S> {
             self.mark = vid;
             self.logged = journal.append(Item::Mark { vid });
         }
+    }
+
+    /// What this node is for the others.
+    pub(crate) fn role(&self) -> Role {
+        if self.unsteady && self.replica.wants_new_view() { Role::Unsteady } else { self.replica.role() }
     }
 
     fn log_base(&mut self, journal: &Journal) {
@@ -267,23 +312,19 @@ impl<S: StateMachine> Rsm<S> {
         let to_peers = yfs_rpc::Options { refused_patience: Some(REFUSED_PATIENCE), ..options.rpc.clone() };
         let handles = Handles::new(&options.pollmgr, to_peers);
         let on_fatal = options.on_fatal.clone();
+        // Before anything is written: the disk may be full of it.
+        journal::clean_up(&options.dir, &me)?;
         let cfg = Config::new(
             yfs_config::Options { me: me.clone(), dir: options.dir.clone(), timing: options.timing.clone() },
             server.clone(),
             handles.clone(),
-            Arc::new(move |error| on_fatal(&error.to_string())),
+            Arc::new(move |error| on_fatal(&advice::explain_log(error))),
         )?;
         let (vid, members) = match cfg.last_view() {
             Some((vid, view)) => (vid.0, view.members().to_vec()),
             None => (0, Vec::new()),
         };
-        let (journal, recovered) = if vid == 0 {
-            // Without its Paxos log it is a new node, whatever else lies there.
-            journal::set_aside(&options.dir, &me)?;
-            (Journal::open(&options.dir, &me)?.0, None)
-        } else {
-            Journal::open(&options.dir, &me)?
-        };
+        let (journal, recovered) = open_journal(&options.dir, &me, first == me, cfg.disk(), vid)?;
         observe(|| Event::Started { vid, members: members.clone() });
         let state = State {
             replica: Replica::new(&me, vid, members),
@@ -297,7 +338,9 @@ impl<S: StateMachine> Rsm<S> {
             joiners: Joiners::default(),
             lab_backups: false,
             left_behind: false,
+            outage_told: None,
             disk_hangs: false,
+            unsteady: false,
             stopping: false,
         };
         let inner = Arc::new(Inner {
@@ -331,7 +374,8 @@ impl<S: StateMachine> Rsm<S> {
     }
 
     /// Registers a procedure of the state machine: a function of the state and the tuple of its arguments that returns
-    /// a value and a result (lab: `rsm::reg`). See [`crate::state_machine`] for what it may do.
+    /// a value and a result (lab: `rsm::reg`). See [`crate::state_machine`] for what it may do. To be called before
+    /// [`Rsm::start`], which executes the requests in the node's log.
     ///
     /// # Panics
     /// If the number is taken, or is [`OPEN`](crate::protocol::OPEN)'s or [`REQUEST`](crate::protocol::REQUEST)'s.
@@ -355,6 +399,7 @@ impl<S: StateMachine> Rsm<S> {
     pub fn start(&self) -> Result<(), RsmError> {
         let inner = &self.0;
         inner.start_journal()?;
+        inner.note_short_lives();
         let address = inner.rsmrpc.local_addr().to_string();
         inner.rsmrpc.start().map_err(|error| RsmError::Listen { address, error })?;
         if let Some(port) = inner.options.test_port {
@@ -364,7 +409,7 @@ impl<S: StateMachine> Rsm<S> {
                 .map_err(|error| RsmError::TestPort { port, error })?;
             inner.parts.lock().testsvr = Some(testsvr);
         }
-        inner.cfg.set_role(inner.state.lock().replica.role());
+        inner.cfg.set_role(inner.state.lock().role());
         inner.watch_disk();
         inner.cfg.start().map_err(RsmError::Thread)?;
         let recovering = inner.clone();
@@ -431,6 +476,52 @@ fn bind(options: &Options) -> Result<(String, Server), RsmError> {
     Ok((me, server))
 }
 
+/// An operator may have lost a Paxos log, and not know that a state goes with it.
+fn warn_of_aside(me: &str, aside: &Aside, is_first: bool) {
+    let Aside { from, to, said } = aside;
+    let (file, aside) = (from.display(), to.display());
+    let said = said
+        .map_or("can't be read".to_owned(), |(mark, last)| format!("in sync last in view {mark}, last request {last}"));
+    if is_first {
+        tracing::warn!(
+            node = me, %file, %aside, said,
+            "no Paxos log, but a state: it was set aside, and a NEW, EMPTY SERVICE begins. If that is wrong, stop this node. If \
+             there are others, move its files away and give it one of them as FIRST; if not, move the state back and start \
+             over from it"
+        );
+    } else {
+        tracing::warn!(node = me, %file, %aside, said, "no Paxos log, but a state: it was set aside, this is a new node");
+    }
+}
+
+/// The journal of a node whose Paxos log is on `disk` and ends with view `vid`, and what it says, if it is this node's.
+fn open_journal(
+    dir: &Path,
+    me: &str,
+    is_first: bool,
+    disk: DiskId,
+    vid: u32,
+) -> Result<(Journal, Option<Recovered>), RsmError> {
+    let path = dir.join(journal::file_name(me));
+    let check = |recovered: &Recovered| pair::check(&path, me, disk, vid, recovered);
+    if vid > 0 {
+        let (journal, recovered) = Journal::open(dir, me, disk)?;
+        recovered.as_ref().map_or(Ok(()), check)?;
+        return Ok((journal, recovered));
+    }
+    // Without a view in its Paxos log it is a new node, whatever else lies there; unless that shows that there were views.
+    if let Ok((_, Some(recovered))) = Journal::open(dir, me, disk)
+        && let Err(error @ PairError::VotesLost { .. }) = check(&recovered)
+        && recovered.owner.is_some()
+    {
+        return Err(error.into());
+    }
+    if let Some(aside) = journal::set_aside(dir, me)? {
+        warn_of_aside(me, &aside, is_first);
+    }
+    Ok((Journal::open(dir, me, disk)?.0, None))
+}
+
 /// The answer to a request of a session that this primary doesn't stamp.
 fn unstamped(status: SessionStatus) -> (ClientStatus, Bytes) {
     (ClientStatus::OK, state_machine::answer(status as i32, &Bytes::default()))
@@ -457,7 +548,9 @@ impl<S: StateMachine> Inner<S> {
                 rsm.synced(position);
             }
         };
-        self.journal.start(&self.node, synced, move |error| on_fatal(&error.to_string())).map_err(RsmError::Thread)?;
+        self.journal
+            .start(&self.node, synced, move |error| on_fatal(&advice::explain_journal(error)))
+            .map_err(RsmError::Thread)?;
         let logged = self.state.lock().logged;
         self.journal.wait(logged, None)?;
         Ok(())
@@ -465,19 +558,31 @@ impl<S: StateMachine> Inner<S> {
 
     /// The state that this node had when it ended. It holds it if it was in sync once and has been a member since (rule 0).
     fn take_over(&self, state: &mut State<S>, recovered: Recovered) -> Result<(), RsmError> {
-        let Recovered { mark, base_last, state: bytes, requests } = recovered;
-        let path = self.options.dir.join(journal::file_name(&self.me));
-        state.machine.unmarshal_state(&bytes).map_err(|error| RsmError::State { path, error: error.to_string() })?;
-        let mut last = base_last;
-        for (vs, procedure, args) in requests {
+        let last = recovered.last();
+        let Recovered { mark, state: bytes, requests, start_over, .. } = recovered;
+        let path = || self.options.dir.join(journal::file_name(&self.me));
+        let unreadable = |error: StateError| RsmError::State { path: path(), error: error.to_string() };
+        state.machine.unmarshal_state(&bytes).map_err(unreadable)?;
+        for Logged { offset, procedure, args, .. } in requests {
+            // It was known when it was executed.
+            if !state.machine.knows(procedure, &args) {
+                let (procedure, _) = state_machine::inner(procedure, &args);
+                return Err(RsmError::Procedure { path: path(), offset, procedure });
+            }
             state.machine.execute(procedure, &args);
-            last = vs;
         }
         // Sent, or derived from the state by the next primary.
         drop(state.machine.state.take_effects());
         let vid = state.replica.vid();
-        // A mark after the last view is that of a start_over that a crash has cut short: it is to be run again.
-        let mark = if mark > vid { 0 } else { mark };
+        let is_alone = |vid| self.cfg.get_view(ViewId(vid)).is_some_and(|view| *view.members() == [self.me.clone()]);
+        let mark = match start_over {
+            Some(alone) if !is_alone(alone) => {
+                tracing::warn!(node = %self.me, vid, alone, "a start-over was cut short: it is to be run again");
+                0
+            }
+            Some(alone) => alone,
+            None => mark,
+        };
         let holds = mark > 0 && (mark..=vid).all(|since| self.cfg.ismember(&self.me, ViewId(since)));
         let holds = holds || state.replica.is_member() && rt::probe::weakened("S2-old-state-counts");
         state.mark = mark;
@@ -502,8 +607,10 @@ impl<S: StateMachine> Inner<S> {
         Ok(())
     }
 
-    /// A node whose disk hangs still answers pings, and does nothing else: the others must know (L4).
+    /// A node whose disk hangs still answers pings, and does nothing else: the others must know (L4). And one whose file is
+    /// removed would acknowledge what goes with it.
     fn watch_disk(self: &Arc<Self>) {
+        self.journal.watch();
         let hangs = self.journal.stalled().max(self.cfg.disk_stalled()) >= DISK_PATIENCE
             && !rt::probe::weakened("L4-waits-for-ever");
         let (before, role) = {
@@ -511,7 +618,7 @@ impl<S: StateMachine> Inner<S> {
             if state.stopping {
                 return;
             }
-            (std::mem::replace(&mut state.disk_hangs, hangs), state.replica.role())
+            (std::mem::replace(&mut state.disk_hangs, hangs), state.role())
         };
         if hangs {
             self.cfg.ask_removal(true);
@@ -613,6 +720,10 @@ impl<S: StateMachine> Inner<S> {
         let deadline = now() + INVOKE_PATIENCE;
         let outstanding = {
             let mut state = self.state.lock();
+            if state.replica.wants_renewal() && self.cfg.request_same(ViewId(state.replica.vid())) {
+                let last = state.replica.last_myvs();
+                tracing::info!(node = %self.me, %last, "the view's numbers come to their end: a new view begins again");
+            }
             match state.replica.may_stamp() {
                 Ok(()) => {}
                 Err(ClientStatus::BUSY) if state_machine::is_of_sessions(procno) => {
@@ -622,6 +733,15 @@ impl<S: StateMachine> Inner<S> {
             }
             if !state.machine.knows(procno, &req.0) || req.0.len() > MAX_REQUEST_BYTES {
                 return (ClientStatus::ERR, Bytes::default());
+            }
+            // What is executed here is kept in memory until the disk has it.
+            if self.journal.is_behind() {
+                let in_session = state_machine::is_of_sessions(procno);
+                return if in_session {
+                    unstamped(SessionStatus::BUSY)
+                } else {
+                    (ClientStatus::BUSY, Bytes::default())
+                };
             }
             if state.lab_backups && state_machine::is_of_sessions(procno) {
                 // Not executed without its session: the client wouldn't learn that it may be executed again.
@@ -704,19 +824,23 @@ impl<S: StateMachine> Inner<S> {
         if rt::probe::weakened("H9-invoke-sent-once") {
             return;
         }
-        let refused_for = match answer {
+        let (refused_for, news) = match answer {
+            // Its disk can't keep up: a new view wouldn't help.
+            Ok((status, _)) if status == RsmStatus::BUSY as i32 => (Duration::ZERO, false),
             Ok(_) => {
                 let mut state = self.state.lock();
+                let news = matches!(state.request, Some((_, _, None)));
                 let since = state.request.as_mut().map(|(_, _, since)| *since.get_or_insert_with(now));
-                since.map_or(Duration::ZERO, Instant::elapsed)
+                (since.map_or(Duration::ZERO, Instant::elapsed), news)
             }
-            // Whether it is gone is for config to find out.
-            Err(_) => {
-                self.cfg.suspect(backup);
-                Duration::ZERO
-            }
+            Err(_) => (Duration::ZERO, true),
         };
-        if refused_for > REFUSAL_PATIENCE && self.cfg.request_same(ViewId(vs.vid)) {
+        if news {
+            // Whether it is gone, or asks to be, is for config to find out.
+            self.cfg.suspect(backup);
+        }
+        let patience = if self.cfg.asks_removal(backup) { PATIENCE_WITH_ASKERS } else { REFUSAL_PATIENCE };
+        if refused_for > patience && self.cfg.request_same(ViewId(vs.vid)) {
             tracing::warn!(node = %self.me, peer = backup, %vs, "a backup refuses a request: a new view re-syncs it");
         }
         let (weak, name) = (Arc::downgrade(self), backup.to_owned());
@@ -765,6 +889,15 @@ impl<S: StateMachine> Inner<S> {
         let logged = {
             let mut state = self.state.lock();
             match state.replica.check_invoke(vs) {
+                Verdict::Execute if self.journal.is_behind() => return (RsmStatus::BUSY, 0),
+                Verdict::Execute if !state.machine.knows(proc, &req.0) => {
+                    drop(state);
+                    let (proc, _) = state_machine::inner(proc, &req.0);
+                    self.fatal(&format!(
+                        "the primary executes procedure {proc:#x}, which this program doesn't have: it is of another version"
+                    ));
+                    return (RsmStatus::ERR, 0);
+                }
                 Verdict::Execute => {
                     let (_, ran) = state.machine.execute(proc, &req.0);
                     state.replica.executed(vs);
@@ -832,8 +965,12 @@ impl<S: StateMachine> Inner<S> {
         let Some(view) = self.cfg.get_view(vid) else { return };
         let member = {
             let mut state = self.state.lock();
+            let before = Some(state.replica.members().to_vec()).filter(|_| state.replica.is_member());
             if !state.replica.commit(vid.0, view.members().to_vec()) {
                 return;
+            }
+            if let Some(before) = before.filter(|_| state.replica.is_member()) {
+                state.joiners.view_changed(&before, view.members(), now());
             }
             observe(|| Event::ViewCommitted { vid: vid.0, members: view.members().to_vec() });
             if !rt::probe::weakened("S10-late-acknowledgement") {
@@ -896,3 +1033,7 @@ impl<S: StateMachine> Partition for Inner<S> {
         self.cfg.breakpoint(b);
     }
 }
+
+#[cfg(test)]
+#[path = "rsm_tests.rs"]
+mod tests;

@@ -73,8 +73,8 @@ pub enum RsmClientError {
     /// The state machine can't execute such a request.
     #[error("the service refused the request")]
     Refused,
-    /// The answer isn't the procedure's result.
-    #[error("the answer is not this procedure's result")]
+    /// It was executed; the answer isn't the procedure's result, or was lost on its way and too large to be kept.
+    #[error("the request was executed; its result can't be had")]
     Result,
 }
 
@@ -94,8 +94,6 @@ struct Members {
 pub struct RsmClient {
     seeds: Vec<String>,
     handles: Handles,
-    /// Chosen at random; see [`SessionId`].
-    owner: u64,
     session: ClientSession,
     asking: Mutex<()>,
     members: Mutex<Members>,
@@ -143,6 +141,8 @@ enum Try {
     Refused,
     /// Nobody can tell any more.
     Unknown,
+    /// It was executed, and its answer is gone.
+    Unkept,
     /// The service has no sessions as it is now.
     NoSession,
     /// Ask the same node again.
@@ -181,7 +181,6 @@ impl RsmClient {
         let client = RsmClient {
             seeds: seeds.to_vec(),
             handles: Handles::new(pollmgr, Options { refused_patience: Some(REFUSED_PATIENCE), ..options }),
-            owner: rt::random::u64(),
             session: ClientSession::new(),
             asking: Mutex::new(ASKING_RANK, ()),
             members: Mutex::new(MEMBERS_RANK, members),
@@ -255,6 +254,7 @@ impl RsmClient {
                 Try::Answer(answer) => return Ok(answer),
                 Try::Refused => return Err(RsmClientError::Refused),
                 Try::Unknown => return Err(RsmClientError::Unknown),
+                Try::Unkept => return Err(RsmClientError::Result),
                 Try::Busy if rt::probe::weakened("H10-clings-to-busy") => {}
                 Try::Busy if busy < MAX_BUSY && asked.elapsed() < BUSY_PATIENCE => busy += 1,
                 Try::Busy | Try::Elsewhere | Try::NoSession => {
@@ -295,7 +295,7 @@ impl RsmClient {
     fn try_in_session(&self, client: &Client, call: &mut Call<'_>, deadline: Instant) -> Try {
         let ticket = match &call.ticket {
             Some(ticket) => ticket.clone(),
-            None => match self.session.ticket(deadline, || self.open(client, deadline - now())) {
+            None => match self.session.ticket(deadline, || Self::open(client, deadline - now())) {
                 Ok(Some(ticket)) => call.ticket.insert(ticket).clone(),
                 Ok(None) => return Try::Busy,
                 Err(tried) => return tried,
@@ -320,6 +320,10 @@ impl RsmClient {
                 call.ticket = None;
                 Try::Busy
             }
+            Some((SessionStatus::UNKEPT, _)) => {
+                call.is_answered = true;
+                Try::Unkept
+            }
             Some((SessionStatus::NOSESSION, _)) => Try::NoSession,
             Some((SessionStatus::BUSY, _)) => Try::Busy,
             _ => Try::Refused,
@@ -327,9 +331,12 @@ impl RsmClient {
     }
 
     /// Opens a session. One that the client isn't told of is dropped by the service some time.
-    fn open(&self, client: &Client, total: Duration) -> Result<SessionId, Try> {
+    fn open(client: &Client, total: Duration) -> Result<SessionId, Try> {
         let mut perhaps = false;
-        match send(client, OPEN.number, Bytes(encode(&(self.owner,))), total, &mut perhaps) {
+        // Drawn each time: a service that an operator has started over from an older state counts the same sessions again,
+        // and late copies of requests in the old one must not fit into the new one.
+        let owner = rt::random::u64();
+        match send(client, OPEN.number, Bytes(encode(&(owner,))), total, &mut perhaps) {
             Try::Answer(answer) => match in_session::<SessionId>(&answer) {
                 Some((SessionStatus::OK, Some(session))) => Ok(session),
                 Some((SessionStatus::NOSESSION, _)) => Err(Try::NoSession),
@@ -457,3 +464,7 @@ impl Patience {
         !left.is_zero()
     }
 }
+
+#[cfg(test)]
+#[path = "rsm_client_tests.rs"]
+mod tests;

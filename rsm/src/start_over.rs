@@ -3,21 +3,33 @@
 //!
 //! What it gives up: what was acknowledged and isn't in the survivor's state; and the promise that there is one service,
 //! unless each other node starts with an empty folder from now on: the old ones could form a view of their own.
+//!
+//! Invariants:
+//! 1. Each of the two logs is changed at once, or not at all: the journal by one new generation, which has all requests and
+//!    ends with the view to come ([`Item::StartOver`]), then the Paxos log by one append. After a crash between the two that
+//!    view isn't there, and the node holds no state; the command is to be given again.
+//! 2. Nothing is written if any member of the last view answers, nor without being told to.
 
 use std::path::Path;
+use std::time::Duration;
 
-use rt::fs;
-use rt::thread::Node;
-use rt::time::now;
-use yfs_config::LogError;
-use yfs_paxos::{Acceptor, Instance};
+use yfs_paxos::log::{self, Log};
+use yfs_paxos::record::Record;
+use yfs_paxos::state::AcceptorState;
+use yfs_paxos::{Instance, Value};
+use yfs_rpc::{CallError, Client, PollMgr, names};
 
-use crate::journal::{Item, Journal};
-use crate::protocol::Viewstamp;
+use crate::journal::{self, Item, Journal, Logged, Recovered};
+use crate::pair;
+use crate::protocol::{CLIENT_MEMBERS, Viewstamp};
 use crate::rsm::RsmError;
 
-/// How long the journal's thread may take to end.
-const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a member may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// A port that refuses for so long has no node.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(50);
+/// So many views are added at most to a Paxos log that is behind its state: a joiner has to be sent all of it.
+const MAX_BEHIND: Instance = 1 << 16;
 
 /// What a node that doesn't run has on its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,53 +38,96 @@ pub struct Survivor {
     pub vid: Instance,
     /// That view's members.
     pub members: Vec<String>,
-    /// The last request in its state. The survivor with the greatest one is the best.
+    /// The last request in its state.
     pub last: Viewstamp,
-    /// The view in which it was in sync with that state last.
+    /// The view in which it was in sync with that state last: the node with the greatest one is the best, and of several
+    /// the one with the greatest last request.
     pub in_sync: u32,
 }
 
-/// Looks at what the node `me`, which must not run, has in `dir`. With `go_on`, makes it the only member of its service, so
-/// that it serves alone when it is started next.
+/// Looks at what the node `me`, which must not run, has in `dir`, and changes nothing. With `go_on`, makes it the only member
+/// of its service, so that it serves alone when it is started next.
 ///
 /// # Errors
-/// When it runs, has no state to go on with, or a log can't be used.
+/// When it or another member runs, it has no state to go on with, or a log can't be used.
 pub fn start_over(dir: &Path, me: &str, go_on: bool) -> Result<Survivor, RsmError> {
-    let log = dir.join(yfs_paxos::log::file_name(me));
-    // To open it would make one.
-    if !fs::exists(&log).map_err(|source| LogError::Io { path: log.clone(), doing: "look for", source })? {
-        return Err(RsmError::NoState);
-    }
-    let acceptor = Acceptor::open(dir, me, std::sync::Arc::new(|_| {}))?;
-    let (journal, recovered) = Journal::open(dir, me)?;
-    let view = acceptor.value(acceptor.instance());
-    let (Some(view), Some(recovered)) = (view, recovered) else { return Err(RsmError::NoState) };
-    let last = recovered.requests.last().map_or(recovered.base_last, |(vs, ..)| *vs);
-    let vid = acceptor.instance();
-    let survivor = Survivor { vid, members: view.members().to_vec(), last, in_sync: recovered.mark };
+    let path = dir.join(log::file_name(me));
+    let (view, recovered, survivor) = found(Log::look(&path, me)?, || Ok(Journal::look(dir, me)?))?;
+    pair::check_name(&dir.join(journal::file_name(me)), me, &recovered)?;
     if !go_on {
         return Ok(survivor);
     }
     if !view.contains(me) {
         return Err(RsmError::NoState);
     }
-    // The state first, as always (rule 0). One member leaves a view, as in any other.
-    let leave: Vec<&String> = view.members().iter().filter(|member| *member != me).collect();
-    let alone = vid + Instance::try_from(leave.len()).unwrap_or(Instance::MAX);
-    journal.start(&Node::new(me), |_| {}, |_| {}).map_err(RsmError::Thread)?;
+    if let Some(name) = who_answers(view.members())? {
+        return Err(RsmError::Answers { name });
+    }
+    // The log makes room for what is written next, and locks the other one, too. So both are read again.
+    journal::clean_up(dir, me)?;
+    let (mut log, paxos) = Log::open(&path, me)?;
+    let disk = paxos.disk().ok_or(RsmError::NoState)?;
+    let (journal, recovered) = Journal::open(dir, me, disk)?;
+    let (view, recovered, survivor) = found(Some(paxos), || Ok(recovered))?;
+    let views = views_to_come(me, &view, &survivor)?;
+    let alone = survivor.vid + Instance::try_from(views.len()).unwrap_or(Instance::MAX);
+    // The state first, as always (rule 0).
     journal.append(Item::Base { mark: recovered.mark, last: recovered.base_last, state: recovered.state });
-    for (vs, procedure, args) in recovered.requests {
+    for Logged { vs, procedure, args, .. } in recovered.requests {
         journal.append(Item::Request { vs, procedure, args });
     }
-    let position = journal.append(Item::Mark { vid: alone });
-    journal.wait(position, None)?;
-    journal.stop(now() + STOP_PATIENCE);
-    let mut left = view.clone();
-    for (instance, member) in (vid + 1..).zip(leave) {
-        left = left.without(member).map_err(|_| RsmError::NoState)?;
-        if !acceptor.commit(instance, left.as_str()) {
-            return Err(RsmError::Log(LogError::Failed { path: log }));
-        }
-    }
+    journal.append(Item::StartOver { vid: alone });
+    journal.write_queued()?;
+    let records: Vec<Record> = (survivor.vid + 1..).zip(views).map(|(vid, view)| Record::Done(vid, view)).collect();
+    log.append(&records)?;
     Ok(survivor)
 }
+
+/// What the two logs say, if that is a state and a last view.
+fn found(
+    paxos: Option<AcceptorState>,
+    recovered: impl FnOnce() -> Result<Option<Recovered>, RsmError>,
+) -> Result<(Value, Recovered, Survivor), RsmError> {
+    let paxos = paxos.ok_or(RsmError::NoState)?;
+    let (vid, view) = (paxos.instance(), paxos.value(paxos.instance()));
+    let (Some(view), Some(recovered)) = (view.cloned(), recovered()?) else { return Err(RsmError::NoState) };
+    let (members, last, in_sync) = (view.members().to_vec(), recovered.last(), recovered.mark);
+    Ok((view, recovered, Survivor { vid, members, last, in_sync }))
+}
+
+/// The views after the last one, up to where `me` is alone and no viewstamp of the state is of a later one. One member leaves
+/// a view, as in any other.
+fn views_to_come(me: &str, view: &Value, survivor: &Survivor) -> Result<Vec<Value>, RsmError> {
+    let state = survivor.in_sync.max(survivor.last.vid);
+    let behind = state.saturating_sub(survivor.vid);
+    if behind > MAX_BEHIND {
+        return Err(RsmError::Apart { vid: survivor.vid, state });
+    }
+    let mut views = Vec::new();
+    let mut left = view.clone();
+    for member in view.members().iter().filter(|member| *member != me) {
+        left = left.without(member).map_err(|_| RsmError::NoState)?;
+        views.push(left.clone());
+    }
+    let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+    views.resize(views.len().max(behind), left);
+    Ok(views)
+}
+
+/// A node among `members` that runs, if one does.
+fn who_answers(members: &[String]) -> Result<Option<String>, RsmError> {
+    let pollmgr = PollMgr::new().map_err(RsmError::Thread)?;
+    let options = yfs_rpc::Options { refused_patience: Some(REFUSED_PATIENCE), ..yfs_rpc::Options::default() };
+    let answers = |name: &&String| {
+        // A name that nobody knows has no node.
+        let Ok(address) = names::resolve(name) else { return false };
+        let client = Client::new_on(&pollmgr, address, options.clone());
+        // Without a bind nobody has said anything that a node says.
+        !matches!(client.call(CLIENT_MEMBERS, (0,), ANSWER_TIMEOUT), Err(CallError::Bind | CallError::Cancel))
+    };
+    Ok(members.iter().find(answers).cloned())
+}
+
+#[cfg(test)]
+#[path = "start_over_tests.rs"]
+mod tests;

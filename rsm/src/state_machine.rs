@@ -6,7 +6,10 @@
 //! 2. depends on the state and its arguments alone: no clock, no random numbers, no addresses, no iteration order that
 //!    differs between runs. What isn't deterministic the client or the primary chooses before the request is stamped;
 //! 3. sends nothing itself. What has to be told to others it leaves as effects, one-way messages that the primary's
-//!    owner sends; nothing may depend on whether they arrive.
+//!    owner sends; nothing may depend on whether they arrive;
+//! 4. does with a request what it did when the request was first executed: a node that starts executes those in its log
+//!    once more, maybe with a newer version of the program. What is to do something else gets a new number, and one that
+//!    may be in a log stays registered (docs/durable-state.md, "A new version of a program").
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal, UnmarshalError, Unmarshaller, decode, encode};
 use yfs_rpc::{CallError, Procedure};
 
-use crate::protocol::{OPEN, REQUEST, SessionId, SessionStatus};
+use crate::protocol::{OPEN, REQUEST, SessionStatus};
 use crate::sessions::{Request, Sessions, SessionsError, Turn};
 
 /// A replicated state. See the module for what its procedures may do.
@@ -47,7 +50,7 @@ type Run<S> = Arc<dyn Fn(&mut S, &[u8]) -> Result<(i32, Vec<u8>), UnmarshalError
 
 /// What a state's bytes begin with; no lab state does.
 const MAGIC: u32 = u32::from_be_bytes(*b"YFSM");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why bytes are not a machine's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,11 +128,12 @@ impl<S: StateMachine> Machine<S> {
     /// that opens a session, was executed before, comes too late, or can't be read. All replicas do alike.
     pub(crate) fn execute(&mut self, procedure: u32, args: &[u8]) -> (Bytes, bool) {
         if procedure == OPEN.number {
-            let opened = decode::<(u64,)>(args).map(|(owner,)| self.sessions.open(owner));
-            return (
-                opened.map_or_else(|_| unreadable(), |id: SessionId| answer(SessionStatus::OK as i32, &id)),
-                false,
-            );
+            let Ok((owner,)) = decode::<(u64,)>(args) else { return (unreadable(), false) };
+            let answer = match self.sessions.open(owner) {
+                Some(id) => answer(SessionStatus::OK as i32, &id),
+                None => answer(SessionStatus::BUSY as i32, &Bytes::default()),
+            };
+            return (answer, false);
         }
         if procedure != REQUEST.number {
             return self.run(procedure, args);

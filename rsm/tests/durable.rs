@@ -11,7 +11,8 @@ use std::time::Duration;
 use common::{Cluster, Numbers, append, wait_until};
 use rt::fs::{self, File};
 use rt::sync::{Mutex, Rank};
-use yfs_rsm::{JournalError, LogError, Options, Rsm, RsmError, start_over};
+use yfs_rsm::protocol::{CLIENT_MEMBERS, ClientStatus};
+use yfs_rsm::{JournalError, LogError, Options, PairError, Rsm, RsmError, start_over};
 
 /// What nodes gave as the reason why they can't go on.
 #[derive(Clone)]
@@ -37,6 +38,12 @@ fn overwrite(path: &Path, bytes: &[u8]) {
     fs::remove_file(path).unwrap();
     let mut file = File::create_new(path).unwrap();
     file.write_all(bytes).unwrap();
+}
+
+/// Names and contents.
+fn files_in(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = fs::list(dir).unwrap().into_iter().map(|name| name.into_string().unwrap());
+    names.map(|name| (name.clone(), fs::read(&dir.join(&name)).unwrap())).collect()
 }
 
 /// All orders of three.
@@ -93,7 +100,8 @@ fn h03_joiners_that_outlive_the_first_have_all_that_was_acknowledged() {
         cluster.restart(at);
         cluster.names[at] = cluster.node(at).me().to_owned();
     }
-    wait_until("both are members", || cluster.node(1).view().1.len() == 3);
+    // A joiner that hasn't heard yet that it is a member can't vote: then two of three would be down.
+    wait_until("both know that they are members", || [1, 2].iter().all(|at| cluster.node(*at).view().1.len() == 3));
     cluster.kill(0);
     cluster.wait_for_members(&[1, 2]);
     append(&cluster.client(), 101);
@@ -127,6 +135,51 @@ fn s04_a_member_that_lost_its_disk_is_removed_and_added_again_and_votes() {
     cluster.wait_for_members(&[1, 2]);
     append(&client, 3);
     assert_eq!(cluster.wait_for_equal_states(&[1, 2]), [1, 2, 3]);
+}
+
+/// The number after `starts` in a node's Paxos log.
+fn short_lives(cluster: &Cluster, at: usize) -> u32 {
+    let log = String::from_utf8(fs::read(&cluster.paxos_log(at)).unwrap()).unwrap();
+    log.lines().find_map(|line| line.strip_prefix("starts ")).unwrap().parse().unwrap()
+}
+
+/// L8: nobody is left who could remove those that ask for it, so they go on by themselves.
+#[test]
+fn l08_all_members_have_many_short_lives_and_come_back_and_live() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    append(&client, 1);
+    for _ in 0..7 {
+        (0..3).for_each(|at| cluster.kill(at));
+        (0..3).for_each(|at| cluster.restart(at));
+    }
+    assert!((0..3).all(|at| short_lives(&cluster, at) > 4));
+    cluster.wait_for_members(&[0, 1, 2]);
+    append(&client, 2);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1, 2]);
+    let lived = |at| String::from_utf8(fs::read(&cluster.paxos_log(at)).unwrap()).unwrap().contains("\nlived\n");
+    wait_until("all have lived", || (0..3).all(lived));
+    cluster.kill(2);
+    cluster.restart(2);
+    assert_eq!(short_lives(&cluster, 2), 0, "forgiven");
+}
+
+/// L8: it changed the views at each start.
+#[test]
+fn l08_a_member_of_many_short_lives_is_removed_and_joins_as_the_last() {
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    for _ in 0..7 {
+        cluster.kill(0);
+        cluster.restart(0);
+    }
+    assert!(short_lives(&cluster, 0) > 4);
+    cluster.wait_for_members(&[0, 1, 2]);
+    wait_until("it was removed, and is the last now", || {
+        cluster.wait_for_members(&[0, 1, 2]);
+        cluster.node(1).view().1.last().map(String::as_str) == Some(cluster.node(0).me())
+    });
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1]);
 }
 
 /// S3: a Paxos log alone makes no holder, be the node the primary.
@@ -195,9 +248,11 @@ fn s06_a_first_node_that_lost_its_disk_begins_no_second_service_and_joins_the_su
     let error = start_over(cluster.dir(), &me, true).unwrap_err();
     assert!(matches!(error, RsmError::Log(LogError::InUse { .. })), "it runs: {error}");
     cluster.kill(1);
+    let files = files_in(cluster.dir());
     let shown = start_over(cluster.dir(), &me, false).unwrap();
     assert_eq!((shown.vid, &shown.members, shown.in_sync), (2, &cluster.names, 2));
-    assert_eq!(start_over(cluster.dir(), &me, true).unwrap(), shown, "nothing was changed by looking");
+    assert!(files == files_in(cluster.dir()), "nothing was changed");
+    assert_eq!(start_over(cluster.dir(), &me, true).unwrap(), shown);
     assert_eq!(start_over(cluster.dir(), &me, false).unwrap().members, std::slice::from_ref(&me));
     cluster.restart(1);
     wait_until("it serves", || cluster.node(1).amiprimary());
@@ -226,6 +281,24 @@ fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
     cluster.restart(1);
     wait_until("it gives up", || !reasons.all().is_empty());
     assert!(reasons.all()[0].contains("its disk was lost"), "{:?}", reasons.all());
+}
+
+/// A service that still runs is not to get a second one beside it.
+#[test]
+fn nobody_starts_over_while_another_member_answers() {
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    cluster.kill(0);
+    let files = files_in(cluster.dir());
+    let (me, others) = (cluster.names[0].clone(), &cluster.names[1..]);
+    let error = start_over(cluster.dir(), &me, true).unwrap_err();
+    assert!(matches!(&error, RsmError::Answers { name } if others.contains(name)), "{error}");
+    assert!(error.explain_start_over().contains("stop all nodes first"), "{error}");
+    let of_me = |files: Vec<(String, Vec<u8>)>| -> Vec<_> {
+        files.into_iter().filter(|(name, _)| name.contains(&format!("-{me}."))).collect()
+    };
+    assert!(of_me(files) == of_me(files_in(cluster.dir())), "nothing was changed");
 }
 
 /// Two disks of three are lost.
@@ -270,13 +343,17 @@ fn who_has_no_state_or_no_place_does_not_start_over() {
     cluster.node(2).cut_members(true);
     cluster.wait_for_members(&[0, 1]);
     let log = fs::read(&cluster.paxos_log(0)).unwrap();
+    let state = fs::read(&cluster.rsm_log(2)).unwrap();
     cluster.node(2).cut_members(false);
     cluster.wait_for_members(&[0, 1, 2]);
     (0..3).for_each(|at| cluster.kill(at));
     let lines = String::from_utf8(log).unwrap();
-    let of_lab: String =
-        lines.lines().filter(|line| line.starts_with("done ")).map(|line| format!("{line}\n")).collect();
+    let own = String::from_utf8(fs::read(&cluster.paxos_log(2)).unwrap()).unwrap();
+    let disk = own.lines().filter(|line| line.starts_with("disk ")).take(1);
+    let views = lines.lines().filter(|line| line.starts_with("done "));
+    let of_lab: String = disk.chain(views).map(|line| format!("{line}\n")).collect();
     overwrite(&cluster.paxos_log(2), of_lab.as_bytes());
+    overwrite(&cluster.rsm_log(2), &state);
     let (dir, names) = (cluster.dir(), &cluster.names);
     let shown = start_over(dir, &names[2], false).unwrap();
     assert_eq!(shown.members, names[..2], "it can be looked at");
@@ -285,7 +362,7 @@ fn who_has_no_state_or_no_place_does_not_start_over() {
     assert!(matches!(start_over(dir, &names[1], false), Err(RsmError::NoState)));
 }
 
-/// A crash between the two files: the state says already that it is in sync in the view in which the node is alone.
+/// A crash between the two files: the state says already in which view the node is to be alone.
 #[test]
 fn a_start_over_that_was_cut_short_makes_no_holder_and_is_done_again() {
     let mut cluster = Cluster::start(3);
@@ -297,7 +374,7 @@ fn a_start_over_that_was_cut_short_makes_no_holder_and_is_done_again() {
     start_over(cluster.dir(), &me, true).unwrap();
     overwrite(&cluster.paxos_log(0), &before);
     let shown = start_over(cluster.dir(), &me, false).unwrap();
-    assert_eq!((shown.vid, shown.in_sync), (3, 5));
+    assert_eq!((shown.vid, shown.in_sync), (3, 3));
     // It holds no state, so it can't stay the first name.
     (0..3).for_each(|at| cluster.restart(at));
     cluster.wait_for_members(&[0, 1, 2]);
@@ -323,6 +400,56 @@ fn a_state_without_its_paxos_log_is_set_aside() {
     assert_eq!(append(&cluster.client(), 2), 1, "a new service");
     let aside = cluster.dir().join(format!("rsm-{}.log.aside", cluster.names[0]));
     assert_eq!(fs::read(&aside).unwrap(), state);
+
+    // Once more: the first one isn't replaced.
+    cluster.kill(0);
+    fs::remove_file(&cluster.paxos_log(0)).unwrap();
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(fs::read(&aside).unwrap(), state);
+    assert!(fs::exists(&aside.with_extension("aside.2")).unwrap());
+}
+
+/// Its state is of later views than the log of the service that has begun since.
+#[test]
+fn a_state_that_was_set_aside_is_put_back_and_started_over_from() {
+    let mut cluster = Cluster::start(1);
+    for n in 1..=3 {
+        append(&cluster.client(), n);
+        cluster.kill(0);
+        cluster.restart(0);
+        wait_until("it serves", || cluster.node(0).amiprimary());
+    }
+    append(&cluster.client(), 4);
+    cluster.kill(0);
+    fs::remove_file(&cluster.paxos_log(0)).unwrap();
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(cluster.node(0).inspect(|numbers| numbers.0.len()), 0);
+    cluster.kill(0);
+
+    let (state, me) = (cluster.rsm_log(0), cluster.names[0].clone());
+    fs::rename(&state.with_extension("log.aside"), &state).unwrap();
+    let shown = start_over(cluster.dir(), &me, true).unwrap();
+    assert_eq!((shown.vid, shown.in_sync, shown.last.vid), (1, 4, 4));
+    assert_eq!(start_over(cluster.dir(), &me, false).unwrap().vid, 4);
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(append(&cluster.client(), 5), 5);
+    assert_eq!(cluster.node(0).inspect(|numbers| numbers.0.clone()), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_folder_in_a_logs_place_is_an_error_that_says_so() {
+    for kind in ["paxos", "rsm"] {
+        let mut cluster = Cluster::start(1);
+        cluster.kill(0);
+        let path = if kind == "rsm" { cluster.rsm_log(0) } else { cluster.paxos_log(0) };
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(&path).unwrap();
+        let error = Rsm::new(cluster.options(0), Numbers::default()).unwrap_err();
+        assert!(error.explain().ends_with("something else is in its place: move that away"), "{}", error.explain());
+    }
 }
 
 #[test]
@@ -345,5 +472,203 @@ fn a_damaged_state_is_an_error_with_file_and_byte() {
     }
     overwrite(&path, &good);
     cluster.restart(0);
+    assert_eq!(append(&cluster.client(), 2), 2);
+}
+
+/// The disk is lost as in the test before, but the younger service has been restarted before the older one comes back.
+#[test]
+fn s06_a_younger_service_ends_after_a_restart_too() {
+    let mut cluster = Cluster::start(2);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    cluster.kill(1);
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    for round in 1..=2 {
+        cluster.start_with(0, reasons.of(cluster.options(0)));
+        wait_until("it serves", || cluster.node(0).amiprimary());
+        assert_eq!(append(&cluster.client(), 2), round);
+        if round == 1 {
+            cluster.kill(0);
+        }
+    }
+    cluster.restart(1);
+    wait_until("it gives up", || !reasons.all().is_empty());
+    assert!(reasons.all()[0].contains("began a service of its own"), "{:?}", reasons.all());
+}
+
+/// A stranger that speaks of a view, and is asked back, stops nobody who is a member beside others.
+#[test]
+fn s06_a_stranger_stops_no_first_node_that_others_have_joined() {
+    let mut cluster = Cluster::start(1);
+    let reasons = Reasons::new();
+    cluster.kill(0);
+    cluster.start_with(0, reasons.of(cluster.options(0)));
+    cluster.nodes.push(None);
+    cluster.names.push("0".to_owned());
+    cluster.restart(1);
+    cluster.names[1] = cluster.node(1).me().to_owned();
+    cluster.wait_for_members(&[0, 1]);
+
+    let stranger = yfs_rpc::Server::bind(([127, 0, 0, 1], 0).into(), yfs_rpc::Options::default()).unwrap();
+    let (name, victim) = (stranger.local_addr().port().to_string(), cluster.names[0].clone());
+    let named = vec![name.clone(), victim.clone(), name.clone()];
+    stranger.reg(CLIENT_MEMBERS, move |_: i32| (ClientStatus::OK, named.clone()));
+    stranger.start().unwrap();
+    let client = yfs_rpc::Client::new(yfs_rpc::names::resolve(&victim).unwrap(), yfs_rpc::Options::default());
+    let ping = || client.call(yfs_paxos::protocol::HEARTBEAT, (name.clone(), 9), Duration::from_secs(5));
+    for n in 1..=20 {
+        ping().unwrap();
+        append(&cluster.client(), n);
+        rt::time::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(reasons.all(), Vec::<String>::new());
+    stranger.shutdown();
+}
+
+/// A primary whose log is an older one of its own: its state would be the end of what was acknowledged since.
+#[test]
+fn a_primary_whose_log_lost_its_end_gives_its_state_up() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client();
+    (1..=10).for_each(|n| assert_eq!(append(&client, n), n));
+    (0..3).for_each(|at| cluster.kill(at));
+    let log = cluster.rsm_log(0);
+    let older = fs::read(&log).unwrap();
+    (0..3).for_each(|at| cluster.restart(at));
+    cluster.wait_for_members(&[0, 1, 2]);
+    (11..=20).for_each(|n| assert_eq!(append(&client, n), n));
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    (0..3).for_each(|at| cluster.kill(at));
+    overwrite(&log, &older);
+    (0..3).for_each(|at| cluster.restart(at));
+    append(&client, 21);
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), (1..=21).collect::<Vec<u64>>());
+    assert_ne!(cluster.node(0).view().1[0], cluster.names[0], "it has joined again");
+}
+
+/// An old copy of its Paxos log lacks votes, and the node's state shows it.
+#[test]
+fn a_node_whose_votes_are_older_than_its_state_does_not_start() {
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let old = fs::read(&cluster.paxos_log(2)).unwrap();
+    cluster.kill(1);
+    cluster.wait_for_members(&[0, 2]);
+    append(&cluster.client(), 2);
+    cluster.wait_for_equal_states(&[0, 2]);
+    cluster.kill(2);
+    let good = fs::read(&cluster.paxos_log(2)).unwrap();
+    let crc = good.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    // The second is a copy of when it had not joined yet: as a new node it would vote where it has voted.
+    let blank = format!("{}crc ", std::str::from_utf8(&good[crc..]).unwrap().split_once("crc ").unwrap().0);
+    let blank = good.iter().take(crc + blank.len() + 9).copied().collect::<Vec<u8>>();
+    for (votes, last) in [(old, 3), (blank, 0)] {
+        overwrite(&cluster.paxos_log(2), &votes);
+        let error = Rsm::new(cluster.options(2), Numbers::default()).unwrap_err();
+        assert!(
+            matches!(error, RsmError::Pair(PairError::VotesLost { vid, spoken_of: 4.., .. }) if vid == last),
+            "{error}"
+        );
+        assert!(error.to_string().contains("the Paxos log of this node is older than its RSM log"), "{error}");
+    }
+    cluster.lose_disk(2);
+    cluster.restart(1);
+    cluster.restart(2);
+}
+
+#[test]
+fn a_file_of_another_node_or_of_another_disk_is_not_taken_for_this_ones() {
+    let mut cluster = Cluster::start(2);
+    append(&cluster.client(), 1);
+    cluster.wait_for_equal_states(&[0, 1]);
+    (0..2).for_each(|at| cluster.kill(at));
+    let own = fs::read(&cluster.rsm_log(1)).unwrap();
+    let of_other = fs::read(&cluster.rsm_log(0)).unwrap();
+    overwrite(&cluster.rsm_log(1), &of_other);
+    let error = Rsm::new(cluster.options(1), Numbers::default()).unwrap_err();
+    let is = format!("{}: this is node {}'s file: ", cluster.rsm_log(1).display(), cluster.names[0]);
+    assert!(error.to_string().starts_with(&is), "{error}");
+    assert!(start_over(cluster.dir(), &cluster.names[1], false).is_err());
+    // Its own, from before its disk was lost.
+    (0..2).for_each(|at| cluster.lose_disk(at));
+    cluster.restart(0);
+    cluster.restart(1);
+    cluster.wait_for_members(&[0, 1]);
+    cluster.kill(1);
+    overwrite(&cluster.rsm_log(1), &own);
+    let error = Rsm::new(cluster.options(1), Numbers::default()).unwrap_err();
+    assert!(matches!(error, RsmError::Pair(PairError::OtherDisk { .. })), "{error}");
+}
+
+/// A request that the program doesn't have would be left out of the state.
+#[test]
+fn a_log_with_a_procedure_that_is_not_registered_is_an_error_with_file_and_byte() {
+    let mut cluster = Cluster::start(1);
+    let client = cluster.client();
+    (1..=3).for_each(|n| assert_eq!(append(&client, n), n));
+    cluster.kill(0);
+    let rsm = Rsm::new(cluster.options(0), Numbers::default()).unwrap();
+    let error = rsm.start().unwrap_err();
+    assert!(rsm.shutdown());
+    drop(rsm);
+    let RsmError::Procedure { path, offset, procedure: 0x100 } = &error else { panic!("{error}") };
+    assert_eq!(*path, cluster.rsm_log(0));
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(bytes[*offset], b'R');
+    let begins = format!("{}: the request at byte {offset} calls procedure 0x100, ", path.display());
+    assert!(error.to_string().starts_with(&begins), "{error}");
+    cluster.restart(0);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    assert_eq!(cluster.node(0).inspect(|numbers| numbers.0.clone()), [1, 2, 3], "nothing was lost by that");
+    // After a start that knew them they are in the state.
+    cluster.kill(0);
+    let rsm = Rsm::new(cluster.options(0), Numbers::default()).unwrap();
+    rsm.start().unwrap();
+    assert_eq!(rsm.inspect(|numbers| numbers.0.clone()), [1, 2, 3]);
+    assert!(rsm.shutdown());
+}
+
+/// It would acknowledge requests that it hasn't executed.
+#[test]
+fn a_backup_without_a_procedure_of_the_primary_stops() {
+    let mut cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    let reasons = Reasons::new();
+    let me = Options { me: "0".to_owned(), dir: cluster.dir().into(), ..Options::new(&cluster.names[0], "0") };
+    let backup = Rsm::new(reasons.of(me), Numbers::default()).unwrap();
+    backup.start().unwrap();
+    wait_until("it is a member in sync", || cluster.node(0).view().1.len() == 2 && cluster.node(0).amiprimary());
+    let client = cluster.client();
+    let worker = rt::thread::spawn("client", move || {
+        let _ = client.call(common::APPEND, (2,), common::DEADLINE);
+    })
+    .unwrap();
+    wait_until("it stops", || !reasons.all().is_empty());
+    assert!(reasons.all()[0].contains("executes procedure 0x100"), "{:?}", reasons.all());
+    // Until it has stopped, nothing is answered.
+    assert!(!worker.join_until(rt::time::now() + Duration::from_millis(300)));
+    assert_eq!(backup.inspect(|numbers| numbers.0.clone()), [1]);
+    assert!(backup.shutdown());
+    cluster.kill(0);
+}
+
+#[test]
+fn a_node_whose_file_is_removed_while_it_runs_stops() {
+    let mut cluster = Cluster::start(2);
+    append(&cluster.client(), 1);
+    cluster.kill(1);
+    let reasons = Reasons::new();
+    cluster.start_with(1, reasons.of(cluster.options(1)));
+    cluster.wait_for_members(&[0, 1]);
+    fs::remove_file(&cluster.rsm_log(1)).unwrap();
+    wait_until("it stops", || !reasons.all().is_empty());
+    let reason = format!("{}: removed, or replaced by another file", cluster.rsm_log(1).display());
+    assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.wait_for_members(&[0, 1]);
     assert_eq!(append(&cluster.client(), 2), 2);
 }

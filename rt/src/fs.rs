@@ -62,6 +62,14 @@ impl File {
     pub fn try_lock(&self) -> io::Result<bool> {
         self.0.try_lock()
     }
+
+    /// Whether `path` names this file: false if it names another one, or none.
+    ///
+    /// # Errors
+    /// When the operating system can't tell.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.0.is_at(path)
+    }
 }
 
 /// The whole content of a file.
@@ -80,6 +88,16 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 pub fn exists(path: &Path) -> io::Result<bool> {
     redirect!(backend => backend.exists(path));
     os::exists(path)
+}
+
+/// Whether what is at `path` is a file, and no folder, pipe or device.
+///
+/// # Errors
+/// What the operating system says.
+pub fn is_file(path: &Path) -> io::Result<bool> {
+    // A simulated disk has nothing but files.
+    redirect!(backend => backend.exists(path));
+    os::is_file(path)
 }
 
 /// The names in a folder, sorted; the working directory's if `path` is empty.
@@ -132,7 +150,8 @@ pub(crate) mod os {
     #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "the operating system's backend")]
     use std::ffi::OsString;
     use std::fs::{self, OpenOptions, TryLockError};
-    use std::io::{self, Write};
+    use std::io::{self, ErrorKind, Write};
+    use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
     use crate::objects::{self, AnyFile, any};
@@ -167,6 +186,15 @@ pub(crate) mod os {
                 Err(TryLockError::Error(e)) => Err(e),
             }
         }
+
+        fn is_at(&self, path: &Path) -> io::Result<bool> {
+            let here = self.0.metadata()?;
+            match fs::metadata(path) {
+                Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
     }
 
     /// The working directory, for the folder of a bare file name.
@@ -180,6 +208,10 @@ pub(crate) mod os {
 
     pub(crate) fn exists(path: &Path) -> io::Result<bool> {
         path.try_exists()
+    }
+
+    pub(crate) fn is_file(path: &Path) -> io::Result<bool> {
+        Ok(fs::metadata(path)?.is_file())
     }
 
     pub(crate) fn list(path: &Path) -> io::Result<Vec<OsString>> {

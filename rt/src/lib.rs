@@ -1,7 +1,7 @@
 //! The one door to the operating system.
 //!
 //! Everything the other crates need from outside the program is here: threads, locks, time, randomness, sockets,
-//! files and exit. Two backends stand behind it: the operating system, and (with the feature `sim`, in the module
+//! files, exit, and what programs say. Two backends stand behind it: the operating system, and (with the feature `sim`, in the module
 //! `backend`) whatever a simulator puts in place for the current thread. clippy forbids the ways around it.
 //!
 //! Nothing here retries, logs or decides; it is as thin as it can be.
@@ -19,6 +19,7 @@ macro_rules! redirect {
 
 #[cfg(feature = "sim")]
 pub mod backend;
+pub mod console;
 pub mod fs;
 pub mod net;
 mod objects;

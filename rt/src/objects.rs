@@ -9,6 +9,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::net::{Event, Interest, Token};
@@ -92,6 +93,10 @@ pub trait File: Send + Sync {
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// False if the file is locked through another `File`.
     fn try_lock(&self) -> io::Result<bool>;
+    /// False if `path` names another file, or none. By default nobody but the program removes and replaces files.
+    fn is_at(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 #[cfg(feature = "sim")]

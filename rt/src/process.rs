@@ -21,11 +21,23 @@ pub fn file_limit() -> u64 {
     os::file_limit().0
 }
 
+/// From now on a write beyond the limit of a file's size is an error of that write, as one on a full disk is, and doesn't
+/// kill the process. For programs to call, at their start.
+pub fn outlive_file_size_limit() {
+    redirect!(backend => drop(backend));
+    os::outlive_file_size_limit();
+}
+
 mod os {
     #![expect(unsafe_code, clippy::disallowed_methods, reason = "the operating system's backend")]
 
     pub(crate) fn exit(status: i32) -> ! {
         std::process::exit(status)
+    }
+
+    pub(crate) fn outlive_file_size_limit() {
+        // SAFETY: to ignore a signal installs no handler; the number is a signal's, so it can't fail.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     }
 
     /// (soft, hard)

@@ -176,3 +176,40 @@ fn exit_ends_the_process_from_any_thread() {
         process::exit(0);
     }
 }
+
+#[test]
+fn a_file_knows_whether_it_has_its_name_still() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+    let file = fs::File::create_new(&path).unwrap();
+    assert!(file.is_at(&path).unwrap() && !file.is_at(&other).unwrap());
+    fs::rename(&path, &other).unwrap();
+    assert!(!file.is_at(&path).unwrap() && file.is_at(&other).unwrap());
+    drop(fs::File::create_new(&path).unwrap());
+    fs::rename(&path, &other).unwrap();
+    assert!(!file.is_at(&other).unwrap());
+}
+
+/// In a process of its own, whose limit it is; without it the process would be killed.
+#[test]
+fn a_write_beyond_the_limit_of_a_files_size_is_an_error() {
+    let of_child = "RT_TEST_FILE_SIZE";
+    if let Some(path) = std::env::var_os(of_child) {
+        process::outlive_file_size_limit();
+        let mut file = fs::File::append(path.as_ref()).unwrap();
+        file.write_all(&[0; 4096]).unwrap();
+        let error = file.write_all(&[0; 1 << 20]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let test = "a_write_beyond_the_limit_of_a_files_size_is_an_error";
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 64; exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .env(of_child, folder.path().join("file"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

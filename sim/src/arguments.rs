@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use rt::time::{Instant, now};
-use sim::canaries::CANARIES;
+use sim::canaries::{CANARIES, unknown};
 use sim::plan::Fault;
 use sim::run::Settings;
 use sim::workers;
@@ -40,8 +40,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) verify_determinism: Option<u64>,
 
-    /// Put known mistakes back, one by one (all, or those whose names begin with NAME), and expect to find each.
-    #[arg(long, value_name = "NAME", num_args = 0.., group = "mode")]
+    /// Put known mistakes back, one by one (all, or those of a NAME: a mistake's, as H1-serves-after-restart, or a
+    /// hole's, as H1), and expect to find each.
+    #[arg(long, value_name = "NAME", num_args = 0.., group = "mode", value_parser = mistakes)]
     pub(crate) canaries: Option<Vec<String>>,
 
     /// Replay the seeds of a file: one a line, with its options after it.
@@ -132,10 +133,11 @@ fn node_range(text: &str) -> Result<RangeInclusive<usize>, String> {
     Ok(range)
 }
 
+/// The name of a mistake, or of the hole of some.
+fn mistakes(name: &str) -> Result<String, String> {
+    if CANARIES.iter().any(|canary| canary.is_called(name)) { Ok(name.to_owned()) } else { Err(unknown()) }
+}
+
 fn mistake(name: &str) -> Result<&'static str, String> {
-    let canary = CANARIES.iter().find(|canary| canary.name == name);
-    canary.map(|canary| canary.name).ok_or_else(|| {
-        let names: Vec<_> = CANARIES.iter().map(|canary| canary.name).collect();
-        format!("there is no such mistake; there are: {}", names.join(" "))
-    })
+    CANARIES.iter().map(|canary| canary.name).find(|known| *known == name).ok_or_else(unknown)
 }

@@ -13,7 +13,6 @@
 //! | S8 | is H27 |
 //! | S13 | it takes a stranger that makes numbers up |
 //! | L5 | a reply is lost with its connection only, and comes again on the next; and a backup takes requests before it |
-//! | L8 | open, but for joiners that don't come into sync, and those are L4's |
 
 /// A mistake that the simulator has to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +25,19 @@ pub struct Canary {
     pub what: &'static str,
     /// Within how many seeds it is to be found.
     pub seeds: u64,
+}
+
+impl Canary {
+    /// Whether it is meant by `name`: its own, or the whole one of its hole or rule.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.row.split(", ").any(|row| row == name)
+    }
+}
+
+/// What is said of a name that no mistake has.
+pub fn unknown() -> String {
+    let names: Vec<_> = CANARIES.iter().map(|canary| canary.name).collect();
+    format!("there is no such mistake; there are: {}", names.join(" "))
 }
 
 const fn canary(name: &'static str, row: &'static str, what: &'static str) -> Canary {
@@ -45,7 +57,7 @@ pub const CANARIES: &[Canary] = &[
     canary("H4-retries-execute", "H4", "a request that was executed runs again when it comes again"),
     // A power cut after a promise, vote or view was answered for: vote-forgotten.
     canary("H5-answer-before-sync", "H5", "what is appended to the Paxos log isn't synced before the answer"),
-    // A power cut in the middle of an append, and a start: exit.
+    // A power cut in the middle of an append, and a start: stopped-without-cause.
     canary("H5-torn-end-stops", "H5", "a node whose log has a torn end doesn't start"),
     // A newcomer is granted the lock while the retry to the head of the queue is on its way: two-holders.
     canary("H7-retry-grants", "H7", "a client takes a lock on a retry's word"),
@@ -115,6 +127,10 @@ pub const CANARIES: &[Canary] = &[
     canary("L4-waits-for-ever", "L4", "a member that answers pings and transfers nothing is waited for"),
     // A member dies, and a joiner asks before that is noticed: unguarded-addition.
     canary("L7-joiner-beside-the-dead", "L7", "a joiner is added though not all members answer"),
+    // A node crashes in a loop: views-for-ever.
+    canary("L8-restarts-uncounted", "L8", "a member that crashes in a loop proposes the same members each time"),
+    // The same; or the smallest member doesn't reach another one: views-for-ever.
+    canary("L8-comes-and-goes", "L8", "who leaves soon after it was added is admitted again at once"),
     // Two of four, or one of two, are cut off from the others: decided-unchosen, wrong-proposal.
     canary("mutant-majority-is-half", "mutant", "half of the members are a majority"),
     // A round that one too few answer in its second step: decided-unchosen.
@@ -136,7 +152,7 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-promise-not-read", "mutant", "promises in the log are skipped at a start"),
     // A node restarts between a vote and the view that follows: vote-forgotten.
     canary("mutant-vote-not-read", "mutant", "votes in the log are skipped at a start"),
-    // A power cut in the middle of an append, two starts: exit.
+    // A power cut in the middle of an append, two starts: stopped-without-cause.
     canary(
         "mutant-torn-end-stays",
         "mutant",

@@ -36,6 +36,8 @@ pub enum Phase {
     Faults,
     /// A majority of the view is well and the rest dead: requests complete.
     Majority,
+    /// One node comes and goes, the others are well: requests complete, and views become rare.
+    Unrest,
     /// All are well: all come together.
     All,
 }
@@ -183,6 +185,17 @@ impl Cluster {
         (0..state.members.len()).filter(|m| state.members[*m].alive).collect()
     }
 
+    /// Whether all nodes are in one view, which names all of them and has one primary.
+    pub fn is_together(&self) -> bool {
+        let replicas = self.replicas();
+        let Some((_, one)) = replicas.first() else { return false };
+        let view = one.view();
+        replicas.len() == self.len()
+            && view.1.len() == self.len()
+            && replicas.iter().all(|(_, r)| r.view() == view)
+            && replicas.iter().filter(|(_, r)| r.is_primary()).count() == 1
+    }
+
     /// The nodes that run and have opened their port, with what they are.
     pub fn replicas(&self) -> Vec<(usize, Arc<dyn Replica>)> {
         let state = self.state();
@@ -231,7 +244,7 @@ impl Cluster {
         let first = if begins || others.is_empty() { me.clone() } else { others.remove(0) };
         let kernel = self.world().kernel.clone();
         let Ok(pollmgr) = PollMgr::new() else { return kernel.find("no poll manager".to_owned()) };
-        let (fatal, who) = (kernel.clone(), me.clone());
+        let stops = self.clone();
         let options = Options {
             first,
             also: others,
@@ -242,7 +255,7 @@ impl Cluster {
             rpc: yfs_rpc::Options::default(),
             pollmgr,
             on_fatal: Arc::new(move |reason| {
-                fatal.note(&who, || format!("stops: {reason}"));
+                stops.stops(member, reason);
                 rt::process::exit(1)
             }),
         };
@@ -254,13 +267,25 @@ impl Cluster {
                 (m.replica, m.flipped) = (Some(ManuallyDrop::new(replica)), false);
             }
             Err(error) => {
-                kernel.note(&self.name(member), || format!("can't start: {error}"));
+                self.stops(member, &format!("can't start: {error}"));
                 if matches!(error, RsmError::Log(_) | RsmError::Journal(_)) {
                     self.unusable(member);
                 }
                 rt::process::exit(1);
             }
         }
+    }
+
+    /// The node is about to end by itself.
+    fn stops(&self, member: usize, reason: &str) {
+        let node = Node::new(&self.name(member));
+        self.world().kernel.note(node.name(), || format!("stops: {reason}"));
+        let (host, flipped) = {
+            let state = self.state();
+            let m = &state.members[member];
+            (m.host, m.flipped)
+        };
+        self.0.oracles.node_stops(&node, reason, flipped || self.world().disks.has_failed(host));
     }
 
     /// The node's log is damaged: as it tells its operator, he puts it aside, and lets the node join as a new one.

@@ -1,8 +1,8 @@
 //! Disks in memory: a file tree for each machine, with a page cache above it that a power cut loses.
 //!
 //! The caller's machine is the IP address in the name of its node; a node without one is on 127.0.0.1. What a process
-//! does to a file is seen by all at once, and becomes durable later: bytes and lengths by [`File::sync_data`], names by
-//! [`Disks::sync_dir`]. A sync takes effect at its end, for what was done before its beginning.
+//! does to a file is seen by all at once, and becomes durable later: bytes and lengths by
+//! [`File::sync_data`](rt::backend::File::sync_data), names by [`Disks::sync_dir`]. A sync takes effect at its end, for what was done before its beginning.
 //!
 //! Invariants:
 //! 1. What was synced survives everything but [`Disks::wipe`] and [`Disks::flip_bit`], in its bytes and in its name.
@@ -18,7 +18,11 @@
 //! Simplified: folders are durable at once; only appends and set lengths fail, and syncs; reads never do.
 #![expect(clippy::disallowed_types, reason = "a backend's own lock; it is never held across a switch")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod content;
+mod machine;
+mod open_file;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::mem;
@@ -28,9 +32,11 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use rt::backend::File;
 use rt::thread::Node;
 
+use self::content::{Content, Cut};
+use self::machine::Machine;
+pub use self::open_file::OpenFile;
 use crate::kernel::Kernel;
 use crate::world::host_of;
 
@@ -103,177 +109,6 @@ struct Inner {
     next_number: u64,
 }
 
-#[derive(Default)]
-struct Machine {
-    faults: DiskFaults,
-    folders: BTreeSet<PathBuf>,
-    /// The file of each name, as processes see it.
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    /// What leads from the durable names to the others, in order.
-    unsynced: Vec<NameChange>,
-    next_change: u64,
-    files: BTreeMap<u64, Content>,
-    /// The file of each open handle.
-    open: BTreeMap<u64, u64>,
-    /// Its processes were told of an error.
-    failed: bool,
-}
-
-/// Names get a file or lose it, all at once.
-struct NameChange {
-    number: u64,
-    set: Vec<(PathBuf, Option<u64>)>,
-}
-
-/// What is in a file.
-#[derive(Default)]
-struct Content {
-    /// As processes see it.
-    written: Vec<u8>,
-    durable: Vec<u8>,
-    /// Dirty, in order.
-    unsynced: Vec<Change>,
-    next_change: u64,
-    /// The handle that has the lock.
-    locked_by: Option<u64>,
-}
-
-struct Change {
-    number: u64,
-    what: What,
-}
-
-enum What {
-    Bytes { at: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-
-/// What a power cut did to a file.
-#[derive(Default)]
-struct Cut {
-    /// So many bytes (a length counts as one) weren't durable, and so many of them are gone.
-    unsynced: usize,
-    lost: usize,
-    torn: Option<&'static str>,
-}
-
-impl Change {
-    /// What a power cut counts.
-    fn size(&self) -> usize {
-        match &self.what {
-            What::Bytes { bytes, .. } => bytes.len(),
-            What::Length(_) => 1,
-        }
-    }
-}
-
-impl Content {
-    fn change(&mut self, what: What) {
-        what.apply(&mut self.written);
-        self.unsynced.push(Change { number: self.next_change, what });
-        self.next_change += 1;
-    }
-
-    /// Takes the changes before `number` off the dirty ones.
-    fn take_before(&mut self, number: u64) -> Vec<Change> {
-        let split = self.unsynced.partition_point(|change| change.number < number);
-        let rest = self.unsynced.split_off(split);
-        mem::replace(&mut self.unsynced, rest)
-    }
-
-    fn sync(&mut self, number: u64) {
-        for change in self.take_before(number) {
-            change.what.apply(&mut self.durable);
-        }
-    }
-
-    /// Each write reaches the disk or doesn't, and won't be tried again.
-    fn fail_sync(&mut self, number: u64, kernel: &Kernel) {
-        for change in self.take_before(number) {
-            if matches!(change.what, What::Length(_)) || kernel.chance(512) {
-                change.what.apply(&mut self.durable);
-            }
-        }
-    }
-
-    fn cut_power(&mut self, kernel: &Kernel, tearing: &Tearing) -> Cut {
-        let unsynced = self.unsynced.iter().map(Change::size).sum();
-        let mut cut = Cut { unsynced, ..Cut::default() };
-        if unsynced > 0 {
-            let kept = some_of(kernel, unsynced);
-            cut.lost = unsynced - kept;
-            let mut left = kept;
-            let mut last = None;
-            for change in mem::take(&mut self.unsynced) {
-                if left == 0 {
-                    break;
-                }
-                let size = change.size();
-                last = match change.what {
-                    What::Bytes { at, bytes } => {
-                        put(&mut self.durable, at, bytes.get(..left).unwrap_or(&bytes));
-                        Some((at, bytes.len()))
-                    }
-                    length @ What::Length(_) => {
-                        length.apply(&mut self.durable);
-                        None
-                    }
-                };
-                left = left.saturating_sub(size);
-            }
-            if let Some((at, length)) = last {
-                cut.torn = self.tear(at, length, kernel, tearing);
-            }
-        }
-        self.written.clone_from(&self.durable);
-        self.locked_by = None;
-        cut
-    }
-
-    /// Perhaps spoils the end of the last write: the length is on the disk, the bytes are not.
-    fn tear(&mut self, at: usize, length: usize, kernel: &Kernel, tearing: &Tearing) -> Option<&'static str> {
-        let drawn = kernel.below(1024);
-        let garbage = drawn < tearing.garbage;
-        if !garbage && drawn >= tearing.garbage + tearing.zeros {
-            return None;
-        }
-        let from = kernel.below(length as u64) as usize;
-        let tail: Vec<u8> = (from..length).map(|_| if garbage { kernel.roll() as u8 } else { 0 }).collect();
-        put(&mut self.durable, at + from, &tail);
-        Some(if garbage { "garbage" } else { "zeros" })
-    }
-}
-
-impl What {
-    fn apply(&self, to: &mut Vec<u8>) {
-        match self {
-            What::Bytes { at, bytes } => put(to, *at, bytes),
-            What::Length(length) => to.resize(*length, 0),
-        }
-    }
-}
-
-/// Bytes that aren't there before `at` are zeros.
-fn put(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if to.len() < end {
-        to.resize(end, 0);
-    }
-    if let Some(place) = to.get_mut(at..end) {
-        place.copy_from_slice(bytes);
-    }
-}
-
-/// A number from 0 to `all`; the ends are drawn often.
-fn some_of(kernel: &Kernel, all: usize) -> usize {
-    match kernel.below(4) {
-        0 => 0,
-        1 => all,
-        _ => kernel.below(all as u64 + 1) as usize,
-    }
-}
-
 fn hash_of(bytes: &[u8]) -> u64 {
     bytes.iter().fold(bytes.len() as u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
@@ -281,113 +116,6 @@ fn hash_of(bytes: &[u8]) -> u64 {
 /// `path` without steps to where one is already.
 fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new(""))
-}
-
-impl NameChange {
-    fn touches(&self, folder: &Path) -> bool {
-        self.set.iter().any(|(path, _)| folder_of(path) == folder)
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        for (path, file) in &self.set {
-            match file {
-                Some(file) => names.insert(path.clone(), *file),
-                None => names.remove(path),
-            };
-        }
-    }
-}
-
-impl Machine {
-    /// `NotFound` unless the folder is there. The working directory and the root always are.
-    fn check_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder.file_name().is_none() || self.folders.contains(folder) {
-            return Ok(());
-        }
-        Err(if self.names.contains_key(folder) { ErrorKind::NotADirectory } else { ErrorKind::NotFound }.into())
-    }
-
-    /// An error if `path` can't be a file's name.
-    fn check_name(&self, path: &Path) -> io::Result<()> {
-        self.check_folder(folder_of(path))?;
-        if path.file_name().is_none() || self.folders.contains(path) {
-            return Err(ErrorKind::IsADirectory.into());
-        }
-        Ok(())
-    }
-
-    fn file(&self, path: &Path) -> io::Result<u64> {
-        self.check_name(path)?;
-        self.names.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
-    }
-
-    fn change(&mut self, set: Vec<(PathBuf, Option<u64>)>) {
-        let change = NameChange { number: self.next_change, set };
-        self.next_change += 1;
-        change.apply(&mut self.names);
-        self.unsynced.push(change);
-    }
-
-    /// Makes the changes before `number` durable that touch `folder`, and with a rename from or to another folder those
-    /// that came before it there.
-    fn sync_names(&mut self, folder: &Path, number: u64) {
-        let mut folders = BTreeSet::from([folder.to_owned()]);
-        let mut synced = BTreeSet::new();
-        for change in self.unsynced.iter().rev().filter(|change| change.number < number) {
-            if folders.iter().any(|folder| change.touches(folder)) {
-                folders.extend(change.set.iter().map(|(path, _)| folder_of(path).to_owned()));
-                synced.insert(change.number);
-            }
-        }
-        self.unsynced.retain(|change| {
-            let stays = !synced.contains(&change.number);
-            if !stays {
-                change.apply(&mut self.durable_names);
-            }
-            stays
-        });
-    }
-
-    /// Makes a drawn prefix of each folder's changes durable, of those before `number`. The rest stays as it is.
-    fn sync_some_names(&mut self, number: u64, kernel: &Kernel) {
-        let mut counts: BTreeMap<PathBuf, usize> = BTreeMap::new();
-        for (path, _) in self.unsynced.iter().filter(|change| change.number < number).flat_map(|change| &change.set) {
-            *counts.entry(folder_of(path).to_owned()).or_default() += 1;
-        }
-        let mut left: BTreeMap<PathBuf, usize> =
-            counts.into_iter().map(|(folder, count)| (folder, some_of(kernel, count))).collect();
-        self.unsynced.retain(|change| {
-            let folders = || change.set.iter().map(|(path, _)| folder_of(path));
-            let survives = change.number < number && folders().all(|folder| left.get(folder).is_some_and(|n| *n > 0));
-            for folder in folders() {
-                // Nothing overtakes what is lost.
-                left.entry(folder.to_owned()).and_modify(|n| *n = if survives { n.saturating_sub(1) } else { 0 });
-            }
-            if survives {
-                change.apply(&mut self.durable_names);
-            }
-            !survives
-        });
-    }
-
-    /// Forgets files that nobody can reach any more.
-    fn collect(&mut self) {
-        let Machine { names, durable_names, unsynced, open, files, .. } = self;
-        let changes = unsynced.iter().flat_map(|change| &change.set).filter_map(|(_, file)| *file);
-        let reached: BTreeSet<u64> =
-            names.values().chain(durable_names.values()).chain(open.values()).copied().chain(changes).collect();
-        files.retain(|file, _| reached.contains(file));
-    }
-
-    fn close_all(&mut self) {
-        self.open.clear();
-        self.failed = false;
-        self.files.values_mut().for_each(|content| content.locked_by = None);
-    }
 }
 
 impl Inner {
@@ -720,104 +448,4 @@ impl Disks {
 /// The caller's machine.
 fn here() -> IpAddr {
     host_of(&Node::current()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-}
-
-/// A file open for appending.
-pub struct OpenFile {
-    disks: Disks,
-    host: IpAddr,
-    number: u64,
-    /// The name that it was opened by.
-    name: PathBuf,
-}
-
-impl File for OpenFile {
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let kernel = &self.disks.kernel;
-        kernel.stir(hash_of(bytes));
-        let mut inner = self.disks.inner();
-        let (content, faults) = inner.opened(self)?;
-        let fault = if faults.full {
-            Some((DISK_FULL, ErrorKind::StorageFull))
-        } else {
-            kernel.chance(faults.write_errors).then_some((WRITE_ERROR, ErrorKind::Other))
-        };
-        let there = if fault.is_some() { some_of(kernel, bytes.len()) } else { bytes.len() };
-        if there > 0 {
-            let at = content.written.len();
-            content.change(What::Bytes { at, bytes: bytes.get(..there).unwrap_or_default().to_vec() });
-        }
-        let Some((counter, kind)) = fault else { return Ok(()) };
-        inner.failed(self);
-        drop(inner);
-        kernel.count(counter);
-        self.disks.tell(|| format!("{counter}: {}, {there} of {} bytes", self.name.display(), bytes.len()));
-        Err(io::Error::new(kind, "injected: write"))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let kernel = &self.disks.kernel;
-        let (number, faults) = {
-            let mut inner = self.disks.inner();
-            let (content, faults) = inner.opened(self)?;
-            (content.next_change, faults.clone())
-        };
-        self.disks.pause(self.host, &faults);
-        kernel.stir(number);
-        let (failed, length) = {
-            let mut inner = self.disks.inner();
-            let (content, faults) = inner.opened(self)?;
-            let failed = kernel.chance(faults.sync_errors);
-            if failed {
-                content.fail_sync(number, kernel);
-            } else {
-                content.sync(number);
-            }
-            let length = content.durable.len();
-            if failed {
-                inner.failed(self);
-            }
-            (failed, length)
-        };
-        self.disks.synced(failed, || format!("{}, {length} bytes", self.name.display()))
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        let kernel = &self.disks.kernel;
-        kernel.stir(length);
-        let mut inner = self.disks.inner();
-        let (content, faults) = inner.opened(self)?;
-        if kernel.chance(faults.write_errors) {
-            inner.failed(self);
-            drop(inner);
-            kernel.count(WRITE_ERROR);
-            self.disks.tell(|| format!("{WRITE_ERROR}: {}, length not set", self.name.display()));
-            return Err(io::Error::other("injected: set length"));
-        }
-        let length = usize::try_from(length).map_err(|_| ErrorKind::FileTooLarge)?;
-        if length != content.written.len() {
-            content.change(What::Length(length));
-        }
-        Ok(())
-    }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        let mut inner = self.disks.inner();
-        let (content, _) = inner.opened(self)?;
-        Ok(*content.locked_by.get_or_insert(self.number) == self.number)
-    }
-}
-
-impl Drop for OpenFile {
-    fn drop(&mut self) {
-        let mut inner = self.disks.inner();
-        if let Ok((content, _)) = inner.opened(self)
-            && content.locked_by == Some(self.number)
-        {
-            content.locked_by = None;
-        }
-        if let Some(machine) = inner.machines.get_mut(&self.host) {
-            machine.open.remove(&self.number);
-        }
-    }
 }

@@ -13,30 +13,29 @@
 #![expect(unsafe_code, reason = "a coroutine suspends itself through the address of its yielder, and is reset")]
 #![expect(clippy::disallowed_types, reason = "the backend's own lock; it is never held across a switch")]
 
-use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+mod state;
+mod turns;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use corosensei::stack::DefaultStack;
-use corosensei::{Coroutine, CoroutineResult, Yielder};
+use corosensei::{Coroutine, Yielder};
 use rt::backend::TaskLocals;
+use rt::console::Unsaid;
 use rt::thread::Node;
 use rt::time::Instant;
 
+use self::state::{NodeState, State, Task, Timer, Waiting, YielderCell};
 use crate::dice::Dice;
 
 /// The stack of a simulated thread; only what is touched takes memory.
 const STACK_BYTES: usize = 512 << 10;
-/// Stacks kept for the next thread.
-const SPARE_STACKS: usize = 256;
 
 type Body = Box<dyn FnOnce() + Send>;
-type Job = Coroutine<(), (), (), DefaultStack>;
 
 /// How a run switches between threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,80 +54,6 @@ impl Default for Schedule {
     }
 }
 
-struct Task {
-    name: Arc<str>,
-    node: Node,
-    job: Job,
-    yielder: Arc<YielderCell>,
-    locals: TaskLocals,
-}
-
-/// Where the yielder of a coroutine lives: on its own stack.
-#[derive(Default)]
-struct YielderCell(Cell<usize>);
-
-// SAFETY: only the OS thread that runs the simulation touches it; the bound is that of spawn's closure.
-unsafe impl Send for YielderCell {}
-// SAFETY: as above.
-unsafe impl Sync for YielderCell {}
-
-// SAFETY: tasks are created, resumed and dropped by the one OS thread that runs the simulation; the bound is that of the
-// mutex around them, which is there for the objects that rt wants to be Sync.
-unsafe impl Send for Task {}
-
-enum Timer {
-    /// Ends a wait: the task, and which of its waits. True if it ends in vain, for its deadline.
-    Wake(usize, u64, bool),
-    Act(Body),
-}
-
-struct Due {
-    at: Instant,
-    number: u64,
-    timer: Timer,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-/// A node's clock, and what is to happen to it.
-#[derive(Clone, Debug)]
-struct NodeState {
-    /// Millionths that its clock is faster than the true one.
-    drift: i64,
-    /// Its clock stood at zero then.
-    started: Instant,
-    paused_until: Option<Instant>,
-    /// Threads that could run but for the pause.
-    held: Vec<usize>,
-    /// It crashes after so many turns of its threads.
-    crash_after: Option<u64>,
-    turns: u64,
-}
-
-struct Waiting {
-    key: usize,
-    number: u64,
-    since: Instant,
-}
-
 /// A node has died by itself or by a crash that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -136,41 +61,6 @@ pub enum Death {
     Exit(i32),
     /// It was to crash at some switch.
     Crash,
-}
-
-type Sink = Arc<dyn Fn(&str) + Send + Sync>;
-type OnDeath = Arc<dyn Fn(&Node, &Death) + Send + Sync>;
-
-#[derive(Default)]
-struct State {
-    now: Instant,
-    schedule: Schedule,
-    dice: Dice,
-    tasks: BTreeMap<usize, Task>,
-    next_task: usize,
-    runnable: Vec<usize>,
-    /// What each blocked task waits for.
-    waiting: BTreeMap<usize, Waiting>,
-    /// The tasks that wait for a key, in the order in which they came.
-    parked: BTreeMap<usize, VecDeque<usize>>,
-    /// Tasks whose wait has just ended in vain.
-    in_vain: Vec<usize>,
-    next_number: u64,
-    timers: BinaryHeap<Reverse<Due>>,
-    nodes: BTreeMap<String, NodeState>,
-    running: Option<(usize, Node, Arc<YielderCell>)>,
-    /// The running task's node was crashed: it must not go on.
-    doomed: bool,
-    on_death: Option<OnDeath>,
-    over: bool,
-    finding: Option<String>,
-    hash: u64,
-    turns: u64,
-    counts: BTreeMap<&'static str, u64>,
-    trace: Option<Vec<String>>,
-    /// Takes the trace's lines as they come, instead.
-    sink: Option<Sink>,
-    stacks: Vec<DefaultStack>,
 }
 
 /// The scheduler of one run. Clones are the same one.
@@ -234,8 +124,9 @@ impl Kernel {
         *self.state().counts.entry(what).or_default() += 1;
     }
 
-    /// Hands the trace's lines on as they come; a run that hangs shows what it did.
-    pub fn trace_to(&self, sink: impl Fn(&str) + Send + Sync + 'static) {
+    /// Hands the trace's lines on as they come; a run that hangs shows what it did. The run ends with the first line that
+    /// isn't taken.
+    pub fn trace_to(&self, sink: impl Fn(&str) -> Result<(), Unsaid> + Send + Sync + 'static) {
         let mut state = self.state();
         state.trace.get_or_insert_default();
         state.sink = Some(Arc::new(sink));
@@ -263,10 +154,19 @@ impl Kernel {
                 None => state.trace.get_or_insert_default().push(text),
                 Some(sink) => {
                     drop(state);
-                    sink(&text);
+                    if let Err(unsaid) = sink(&text) {
+                        self.end_trace(&unsaid);
+                    }
                 }
             }
         }
+    }
+
+    /// Nobody takes the trace: there is nothing to run for.
+    fn end_trace(&self, unsaid: &Unsaid) {
+        let mut state = self.state();
+        (state.trace, state.sink, state.over) = (None, None, true);
+        state.untraced.get_or_insert(unsaid.to_string());
     }
 
     /// As [`Kernel::line`], and the event goes into the run's hash.
@@ -519,119 +419,6 @@ impl Kernel {
         unsafe { (*ptr::with_exposed_provenance::<Yielder<(), ()>>(address)).suspend(()) };
     }
 
-    /// Runs until the run is over, nobody will ever run again, or the time is `limit`.
-    pub fn run(&self, limit: Instant) {
-        loop {
-            self.fire_due();
-            let mut state = self.state();
-            if state.over {
-                break;
-            }
-            let idle = state.runnable.is_empty();
-            let next = if idle { state.timers.peek().map(|Reverse(due)| due.at) } else { Some(state.now) };
-            let Some(next) = next else {
-                drop(state);
-                self.find("no thread will ever run again".to_owned());
-                break;
-            };
-            // Also while somebody can always run: threads may keep each other awake.
-            if next > limit {
-                drop(state);
-                self.find(format!("the run isn't over after {:?}", limit.since_start()));
-                break;
-            }
-            if idle {
-                state.now = state.now.max(next);
-                continue;
-            }
-            let runnable = state.runnable.len() as u64;
-            let drawn = state.dice.below(runnable) as usize;
-            let task = state.runnable.swap_remove(drawn);
-            drop(state);
-            self.turn(task);
-        }
-        self.state().tear_down();
-    }
-
-    fn fire_due(&self) {
-        loop {
-            let act = {
-                let mut state = self.state();
-                let now = state.now;
-                if state.over || state.timers.peek().is_none_or(|Reverse(due)| due.at > now) {
-                    return;
-                }
-                match state.timers.pop() {
-                    Some(Reverse(Due { timer: Timer::Act(act), .. })) => act,
-                    Some(Reverse(Due { timer: Timer::Wake(task, number, in_vain), .. })) => {
-                        if state.waiting.get(&task).is_some_and(|waiting| waiting.number == number) {
-                            state.end_wait(task);
-                            if in_vain {
-                                state.in_vain.push(task);
-                            }
-                            state.make_runnable(task);
-                        }
-                        continue;
-                    }
-                    None => return,
-                }
-            };
-            act();
-        }
-    }
-
-    fn turn(&self, number: usize) {
-        let (mut task, dies) = {
-            let mut state = self.state();
-            let Some(task) = state.tasks.remove(&number) else { return };
-            let turn = state.schedule.turn;
-            let cost = state.dice.between(Duration::from_nanos(100), turn);
-            state.now = state.now + cost;
-            state.turns += 1;
-            state.stir(number as u64);
-            let dies = state.nodes.get_mut(task.node.name()).is_some_and(|node| {
-                node.turns += 1;
-                node.crash_after.is_some_and(|after| node.turns >= after)
-            });
-            state.running = Some((number, task.node.clone(), task.yielder.clone()));
-            (task, dies)
-        };
-        if dies {
-            let mut state = self.state();
-            state.running = None;
-            let node = task.node.clone();
-            state.tasks.insert(number, task);
-            drop(state);
-            return self.die(&node, &Death::Crash);
-        }
-        task.locals.swap();
-        let result = catch_unwind(AssertUnwindSafe(|| task.job.resume(())));
-        task.locals.swap();
-        let mut state = self.state();
-        state.running = None;
-        let doomed = mem::take(&mut state.doomed);
-        match result {
-            Ok(CoroutineResult::Yield(())) if !doomed => {
-                state.tasks.insert(number, task);
-            }
-            Ok(CoroutineResult::Yield(())) => state.reset(task),
-            Ok(CoroutineResult::Return(())) => {
-                let stack = task.job.into_stack();
-                state.keep_stack(stack);
-            }
-            Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-                    .unwrap_or_default();
-                let finding = format!("{} panicked: {text}", task.name);
-                drop(state);
-                self.find(finding);
-            }
-        }
-    }
-
     /// What came of the run.
     pub fn report(&self) -> Report {
         let mut state = self.state();
@@ -642,6 +429,7 @@ impl Kernel {
             hash: state.hash,
             counts: mem::take(&mut state.counts),
             trace: state.trace.take().unwrap_or_default(),
+            untraced: state.untraced.take(),
         }
     }
 }
@@ -661,124 +449,6 @@ pub struct Report {
     pub counts: BTreeMap<&'static str, u64>,
     /// One line an event.
     pub trace: Vec<String>,
-}
-
-impl State {
-    fn next_number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
-    }
-
-    fn set_timer(&mut self, at: Instant, timer: Timer) {
-        let number = self.next_number();
-        self.timers.push(Reverse(Due { at, number, timer }));
-    }
-
-    fn stir(&mut self, with: u64) {
-        self.hash = (self.hash.rotate_left(5) ^ with).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-
-    /// A true time on a node's clock.
-    fn local(&self, node: &Node, at: Instant) -> Instant {
-        let Some(node) = self.nodes.get(node.name()) else { return at };
-        Instant::from_start(stretched(at - node.started, node.drift))
-    }
-
-    /// A time of a node's clock as the true one, not before it.
-    fn global(&self, node: &Node, at: Instant) -> Instant {
-        let Some(node) = self.nodes.get(node.name()) else { return at };
-        let since = at.since_start();
-        // The clock's rate turned round, not the drift's sign: what that errs by grows with the node's age.
-        let nanos = since.as_nanos() as i128 * 1_000_000 / (1_000_000 + i128::from(node.drift));
-        let mut guess = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        while guess < Duration::from_nanos(u64::MAX) && stretched(guess, node.drift) < since {
-            guess += Duration::from_nanos(1);
-        }
-        node.started + guess
-    }
-
-    fn make_runnable(&mut self, task: usize) {
-        let now = self.now;
-        let node = self.tasks.get(&task).map(|t| &t.node).or(self.running.as_ref().map(|(_, node, _)| node));
-        if let Some(node) = node.and_then(|node| self.nodes.get_mut(node.name()))
-            && node.paused_until.is_some_and(|until| until > now)
-        {
-            node.held.push(task);
-        } else {
-            self.runnable.push(task);
-        }
-    }
-
-    fn resume_node(&mut self, node: &Node) {
-        let now = self.now;
-        let Some(node) = self.nodes.get_mut(node.name()) else { return };
-        if node.paused_until.is_some_and(|until| until <= now) {
-            node.paused_until = None;
-            let held = mem::take(&mut node.held);
-            self.runnable.extend(held);
-        }
-    }
-
-    fn end_wait(&mut self, task: usize) {
-        let Some(Waiting { key, .. }) = self.waiting.remove(&task) else { return };
-        if let Some(parked) = self.parked.get_mut(&key) {
-            parked.retain(|t| *t != task);
-            if parked.is_empty() {
-                self.parked.remove(&key);
-            }
-        }
-    }
-
-    /// Removes a node and its threads. Timers of theirs find nobody.
-    fn bury(&mut self, node: &Node) {
-        let dead: Vec<usize> = self.tasks.iter().filter(|(_, task)| task.node == *node).map(|(n, _)| *n).collect();
-        for number in dead {
-            self.end_wait(number);
-            self.runnable.retain(|t| *t != number);
-            self.in_vain.retain(|t| *t != number);
-            if let Some(task) = self.tasks.remove(&number) {
-                self.reset(task);
-            }
-        }
-        self.nodes.remove(node.name());
-    }
-
-    /// Throws a thread away. Nothing may run on a dead node, destructors neither: what lies on its stack leaks.
-    fn reset(&mut self, mut task: Task) {
-        // SAFETY: what the stack owns leaks, and nobody borrows from it: rt's bodies are 'static, and others know parked
-        // threads by number only.
-        unsafe { task.job.force_reset() };
-        let stack = task.job.into_stack();
-        self.keep_stack(stack);
-    }
-
-    fn keep_stack(&mut self, stack: DefaultStack) {
-        if self.stacks.len() < SPARE_STACKS {
-            self.stacks.push(stack);
-        }
-    }
-
-    fn park_in_panic(&mut self) -> bool {
-        self.over = true;
-        true
-    }
-
-    fn tear_down(&mut self) {
-        for (_, task) in mem::take(&mut self.tasks) {
-            self.reset(task);
-        }
-        self.runnable.clear();
-        self.timers.clear();
-        self.waiting.clear();
-        self.parked.clear();
-        self.on_death = None;
-        self.stacks.clear();
-    }
-}
-
-/// `duration` as a clock shows it that gains `drift` millionths.
-fn stretched(duration: Duration, drift: i64) -> Duration {
-    let nanos = duration.as_nanos() as i128;
-    let nanos = nanos + nanos * i128::from(drift) / 1_000_000;
-    Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    /// Why the trace, and with it the run, ended early.
+    pub untraced: Option<String>,
 }

@@ -22,6 +22,7 @@ pub mod world;
 const DIRECTED: &[&str] = &[
     "fault: breakpoint",
     "fault: crash",
+    "fault: crash loop",
     "fault: cut from members",
     "fault: cut off from a majority",
     "fault: lab partition",
@@ -31,6 +32,7 @@ const DIRECTED: &[&str] = &[
     "fault: pause",
     "fault: power cut",
     "fault: power off",
+    "fault: smallest apart",
     "fault: spurious wake-up",
     "fault: clock drift",
 ];

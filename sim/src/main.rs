@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arguments::{Arguments, no_worker};
 use clap::Parser;
+use rt::console::{self, complain};
 use rt::time::{Instant, now};
 use sim::canaries::{CANARIES, Canary};
 use sim::run::{Outcome, Settings, run_seed};
@@ -26,8 +27,7 @@ const SPINS: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     act(&Arguments::parse()).unwrap_or_else(|error| {
-        // Not eprintln: it panics if nobody can be told.
-        let _ = writeln!(io::stderr(), "sim: {error}");
+        complain(format_args!("sim: {error}"));
         ExitCode::from(2)
     })
 }
@@ -57,9 +57,9 @@ fn act(arguments: &Arguments) -> Result<ExitCode, String> {
 
 /// Says a result. It may have taken hours: what standard output doesn't take goes to standard error.
 fn say(result: &str) -> Result<(), String> {
-    writeln!(io::stdout(), "{result}").map_err(|error| {
-        let _ = writeln!(io::stderr(), "{result}");
-        format!("standard output can't be written: {error}")
+    console::say(result).map_err(|unsaid| {
+        complain(result);
+        unsaid.to_string()
     })
 }
 
@@ -82,9 +82,9 @@ fn work(range: &[u64], until: Instant, settings: &Settings) -> ExitCode {
             at.store(seed, Ordering::Relaxed);
             let outcome = run_seed(seed, settings);
             totals.take(&outcome);
-            writeln!(io::stdout(), "{}", Summary::from(&outcome).to_line())?;
+            console::say(Summary::from(&outcome).to_line())?;
         }
-        totals.counts.iter().try_for_each(|(what, times)| writeln!(io::stdout(), "count\t{what}\t{times}"))
+        totals.counts.iter().try_for_each(|(what, times)| console::say(format_args!("count\t{what}\t{times}")))
     })();
     if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -98,7 +98,7 @@ fn watch(at: &AtomicU64) {
         if seed != last.0 {
             last = (seed, now());
         } else if last.1.elapsed() >= SPINS {
-            let _ = writeln!(io::stderr(), "seed {seed} hasn't ended in {SPINS:?} of real time");
+            complain(format_args!("seed {seed} hasn't ended in {SPINS:?} of real time"));
             rt::process::exit(1);
         }
     }
@@ -113,6 +113,9 @@ fn replay(seed: u64, settings: Settings) -> Result<ExitCode, String> {
     LogLines::install();
     let outcome = run_seed(seed, &Settings { traced: true, ..settings });
     let Outcome { report, acknowledged, views, cut_short, .. } = outcome;
+    if let Some(unsaid) = report.untraced {
+        return Err(format!("seed {seed}: the run ends with its trace: {unsaid}"));
+    }
     let simulated = report.ended_at.since_start();
     let mut result = format!(
         "seed {seed}: {acknowledged} requests acknowledged, view {views}, {simulated:?} simulated, {} turns, hash {:016x}{}",
@@ -155,7 +158,7 @@ fn run(seeds: u64, arguments: &Arguments, settings: &Settings) -> Result<ExitCod
         // A long run is worth watching; the end says it once more.
         for (seed, finding) in &totals.findings {
             if told.borrow_mut().insert(*seed) {
-                let _ = writeln!(io::stderr(), "\rFOUND: seed {seed}: {finding}");
+                complain(format_args!("\rFOUND: seed {seed}: {finding}"));
             }
         }
         let every = if terminal { Duration::from_millis(900) } else { Duration::from_secs(30) };
@@ -166,7 +169,7 @@ fn run(seeds: u64, arguments: &Arguments, settings: &Settings) -> Result<ExitCod
         }
     });
     if terminal {
-        let _ = writeln!(io::stderr());
+        complain("");
     }
     conclude(&totals.map_err(|error| no_worker(&error))?, settings, began.elapsed())
 }
@@ -205,10 +208,7 @@ fn conclude(totals: &Totals, settings: &Settings, took: Duration) -> Result<Exit
 }
 
 fn canaries(names: &[String], arguments: &Arguments) -> Result<ExitCode, String> {
-    let chosen = |canary: &&Canary| names.is_empty() || names.iter().any(|name| canary.name.starts_with(name.as_str()));
-    if CANARIES.iter().find(chosen).is_none() {
-        return Err("no known mistake has such a name".to_owned());
-    }
+    let chosen = |canary: &&Canary| names.is_empty() || names.iter().any(|name| canary.is_called(name));
     let mut survivors = Vec::new();
     for canary in CANARIES.iter().filter(chosen) {
         let began = now();

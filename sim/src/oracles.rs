@@ -34,6 +34,7 @@
 //! | `lost-acknowledged` | a primary serves without a request that a client was told is done | 0, 4 |
 //! | `executed-twice` | the state machine ran a request twice, in one history | H4 |
 //! | `handled-twice` | one request of a client reaches a server's handler twice | rpc |
+//! | `stopped-without-cause` | a node stops by itself, though its disk gave it no reason to | |
 //! | `window-bounds` | the reply windows hold more than they may | rpc |
 //!
 //! Each check costs logarithmic time. Who reports is known by the name of his node, which has to be the name that views
@@ -143,6 +144,20 @@ impl Oracles {
         let votes = state.acceptors.remove(node.name());
         state.lost.entry(node.name().to_owned()).or_default().extend(votes);
         state.service.lost_disk(node.name());
+    }
+
+    /// A node can't go on, and stops. Its disk has to be the reason: it has failed (`disk_failed`: its process was told so
+    /// before) or is damaged, or it was lost, and nothing is on the new one yet. Ends the run if it isn't.
+    pub fn node_stops(&self, node: &Node, reason: &str, disk_failed: bool) {
+        {
+            let mut state = self.state();
+            let blank = state.lost.contains_key(node.name()) && !state.acceptors.contains_key(node.name());
+            if state.over || disk_failed || blank {
+                return;
+            }
+            state.over = true;
+        }
+        self.kernel.find(format!("stopped-without-cause: {}: {reason}", node.name()));
     }
 
     /// How many requests have been acknowledged to clients.

@@ -40,10 +40,17 @@ pub enum Fault {
     Clock,
     /// Waits that end for no reason.
     Spurious,
+    /// With all others well, one node crashes again and again, less than a second after each start.
+    CrashLoop,
+    /// With all others well, the smallest member doesn't reach another one, and isn't the primary.
+    SmallestApart,
 }
 
+/// In one of so many runs a node crashes in a loop; in one of so many the smallest member doesn't reach another one.
+const UNREST_IN: u64 = 200;
+
 impl Fault {
-    /// All classes.
+    /// The classes of the first phase.
     pub const ALL: [Fault; 15] = [
         Fault::Crash,
         Fault::Breakpoint,
@@ -107,7 +114,7 @@ impl Plan {
         }
         let spurious = if faults.contains(&Fault::Spurious) { 1 + dice.below(30) } else { 0 };
         let yields = [0, 16, 64, 256][dice.below(4) as usize];
-        Plan {
+        let mut plan = Plan {
             nodes: node_count,
             clients: 2 + dice.below(3) as usize,
             threads: [1, 1, 2, 2, 5][dice.below(5) as usize],
@@ -120,7 +127,12 @@ impl Plan {
             service: dice.below(4),
             faults,
             dice: dice.fork(),
+        };
+        if only.is_empty() {
+            let unrest = [Fault::CrashLoop, Fault::SmallestApart];
+            plan.faults.extend(unrest.get(dice.below(UNREST_IN) as usize));
         }
+        plan
     }
 
     /// Whether the run has a class of faults.

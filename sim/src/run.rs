@@ -3,10 +3,12 @@
 //! 1. **Faults.** Nodes and clients start; faults come as the plan has it. The oracles look for anything wrong.
 //! 2. **Majority.** The faults end. A majority of the latest view is well (of each view that may have been chosen to
 //!    follow it, too), the rest is dead and stays so. Every request has to complete in [`PATIENCE`].
-//! 3. **All.** All nodes are well and come together: one view with all of them, one primary, equal states.
+//! 3. **Unrest**, in some runs. One node comes and goes, and views must not change for ever.
+//! 4. **All.** All nodes are well and come together: one view with all of them, one primary, equal states.
+
+mod unrest;
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -99,14 +101,9 @@ pub fn run_service(seed: u64, settings: &Settings, service: Arc<dyn Service>) ->
     run_on(kernel, plan, settings, service, seed)
 }
 
-/// One line of a trace. Not println: it panics if nobody reads it.
-fn print(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Service>, seed: u64) -> Outcome {
     if settings.traced {
-        kernel.trace_to(print);
+        kernel.trace_to(|line| rt::console::say(line));
     }
     let unique = service.unique_requests();
     let oracles = Oracles::new(kernel.clone(), unique);
@@ -136,7 +133,7 @@ struct Director {
 
 impl Director {
     fn direct(&mut self) {
-        for part in [Self::begin, Self::faults, Self::majority, Self::all] {
+        for part in [Self::begin, Self::faults, Self::majority, Self::unrest, Self::all] {
             part(self);
             if self.kernel.is_over() {
                 return;
@@ -286,7 +283,7 @@ impl Director {
             }
             Fault::Connections => self.connections(),
             Fault::Disk => self.disk_trouble(),
-            Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious => {}
+            Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious | Fault::CrashLoop | Fault::SmallestApart => {}
         }
     }
 
@@ -590,41 +587,42 @@ impl Director {
 
     /// All nodes come together.
     fn all(&mut self) {
-        self.cluster.set_phase(Phase::All);
+        self.all_well(Phase::All);
+        self.cluster.stop_clients();
+        self.come_together(|cluster| {
+            let states: BTreeSet<Vec<u8>> = cluster.replicas().iter().map(|(_, r)| r.state()).collect();
+            cluster.is_together() && cluster.pending().is_empty() && states.len() == 1
+        });
+    }
+
+    /// Every node is well, and runs.
+    fn all_well(&mut self, phase: Phase) {
+        self.cluster.set_phase(phase);
         self.cluster.world().net.heal_all();
         for member in 0..self.cluster.len() {
             self.cluster.set_out(member, false);
             self.cluster.heal_disk(member);
             self.cluster.start(member);
         }
-        self.cluster.stop_clients();
-        let nodes = self.cluster.len();
-        let together = |cluster: &Cluster| {
-            let replicas = cluster.replicas();
-            let Some((_, one)) = replicas.first() else { return false };
-            let view = one.view();
-            replicas.len() == nodes
-                && view.1.len() == nodes
-                && replicas.iter().all(|(_, r)| r.view() == view)
-                && replicas.iter().filter(|(_, r)| r.is_primary()).count() == 1
-                && cluster.pending().is_empty()
-        };
-        let equal = |cluster: &Cluster| {
-            let states: BTreeSet<Vec<u8>> = cluster.replicas().iter().map(|(_, r)| r.state()).collect();
-            states.len() == 1
-        };
-        if !self.wait(PATIENCE * 2, |cluster| together(cluster) && equal(cluster)) && !self.kernel.is_over() {
+    }
+
+    /// Waits for all nodes; if they don't come that is wrong.
+    fn come_together(&self, done: impl Fn(&Cluster) -> bool) -> bool {
+        let came = self.wait(PATIENCE * 2, done);
+        if !came && !self.kernel.is_over() {
             let views: Vec<_> = self.cluster.replicas().iter().map(|(m, r)| (*m, r.view(), r.is_primary())).collect();
             let pending = self.cluster.pending();
-            let what = if together(&self.cluster) { "states differ" } else { "apart" };
+            let what = if self.cluster.is_together() && pending.is_empty() { "states differ" } else { "apart" };
             self.kernel.find(format!("{what}: with all nodes well they don't come together: {views:?}, {pending:?}"));
         }
+        came
     }
 }
 
-/// Whether a class of faults is there all the time, and not injected at some moment.
+/// Whether a class of faults is there all the time, or in a phase of its own, and not injected at some moment.
 fn is_passive(fault: Fault) -> bool {
-    matches!(fault, Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious)
+    let unrest = matches!(fault, Fault::CrashLoop | Fault::SmallestApart);
+    unrest || matches!(fault, Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious)
 }
 
 /// Takes the lab's partitions of a node back.

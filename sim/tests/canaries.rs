@@ -36,6 +36,21 @@ fn each_mistake_is_in_the_code_and_in_the_table() {
 }
 
 #[test]
+fn a_hole_is_meant_by_its_whole_name() {
+    let called = |name: &str| CANARIES.iter().filter(|c| c.is_called(name)).map(|c| c.name).collect::<Vec<_>>();
+    assert_eq!(called("H1"), ["H1-serves-after-restart"], "and not H10 to H19");
+    assert_eq!(called("H5"), ["H5-answer-before-sync", "H5-torn-end-stops"]);
+    assert_eq!(called("S8"), ["H27-join-forgets-promises"], "a row of two names");
+    assert_eq!(called("S10-late-acknowledgement"), ["S10-late-acknowledgement"]);
+    assert!(called("H").is_empty() && called("S10-late").is_empty());
+    // What make sim promises.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
+    let names = makefile.lines().find_map(|line| line.split_once("sim --canaries ")).unwrap().1;
+    assert_eq!(names.split_whitespace().map(|name| called(name).len()).sum::<usize>(), 3);
+}
+
+#[test]
 fn names_begin_with_their_rows() {
     for canary in CANARIES {
         let (row, rest) = canary.name.split_once('-').unwrap();

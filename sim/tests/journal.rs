@@ -18,11 +18,13 @@ use rt::time::{Instant, now, sleep};
 use sim::disk::{DiskFaults, Disks, Tearing};
 use sim::kernel::{Kernel, Schedule};
 use sim::world::World;
-use yfs_rsm::journal::{Item, Journal, JournalError, Position, Recovered};
+use yfs_paxos::DiskId;
+use yfs_rsm::journal::{Item, Journal, JournalError, Logged, Position, Recovered};
 use yfs_rsm::protocol::Viewstamp;
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const ME: &str = "10.0.0.1:5000";
+const DISK: DiskId = DiskId(1);
 const FILE: &str = "rsm-10.0.0.1:5000.log";
 const ALWAYS: u64 = 1024;
 const SYNC_FAILS: DiskFaults =
@@ -47,7 +49,7 @@ fn node() -> Node {
 }
 
 fn open() -> Result<(Journal, Option<Recovered>), JournalError> {
-    node().enter(|| Journal::open(Path::new(""), ME))
+    node().enter(|| Journal::open(Path::new(""), ME, DISK))
 }
 
 fn request(seqno: u32) -> Item {
@@ -65,8 +67,9 @@ fn started() -> Journal {
 /// Begins a new generation with what was read, and returns how many requests that were.
 fn believed() -> usize {
     let (journal, recovered) = open().unwrap();
-    let Recovered { mark, base_last, state, requests } = recovered.unwrap();
-    let last = requests.last().map_or(base_last, |(vs, ..)| *vs);
+    let recovered = recovered.unwrap();
+    let last = recovered.last();
+    let Recovered { mark, state, requests, .. } = recovered;
     let state = vec![0; state.len() + requests.len()];
     let count = state.len();
     node().enter(|| journal.begin(mark, last, state)).unwrap();
@@ -120,6 +123,7 @@ fn a_full_disk_says_so_and_loses_nothing_that_was_confirmed() {
             let begun = node().enter(|| full.begin(1, Viewstamp { vid: 1, seqno: 1 }, Vec::new()));
             let message = begun.unwrap_err().to_string();
             assert!(message.starts_with(&format!("{FILE}.new: can't write it: ")), "{message}");
+            assert!(!node().enter(|| rt::fs::exists(Path::new(&format!("{FILE}.new")))).unwrap(), "it would take room");
             // The old generation is there still.
             disks.power_off(HOST);
             disks.heal(HOST);
@@ -152,7 +156,7 @@ fn a_journal_that_is_set_aside_is_not_read_after_a_power_cut() {
             drop(started());
             kernel.crash(&node());
             disks.process_died(HOST);
-            assert!(node().enter(|| yfs_rsm::journal::set_aside(Path::new(""), ME)).unwrap());
+            assert!(node().enter(|| yfs_rsm::journal::set_aside(Path::new(""), ME)).unwrap().is_some());
             disks.power_off(HOST);
             assert_eq!(open().unwrap().1, None);
         });
@@ -175,11 +179,13 @@ impl Summary {
     }
 
     fn of(recovered: &Recovered) -> Summary {
-        let Recovered { mark, base_last, state, requests } = recovered;
+        let Recovered { mark, base_last, state, requests, .. } = recovered;
         // States are longer than a digest, so that they can be torn.
         let digest = u64::from_be_bytes(*state.first_chunk().unwrap());
         let mut summary = Summary { mark: *mark, last: *base_last, digest };
-        requests.iter().for_each(|(vs, procedure, args)| summary.execute(*vs, *procedure, args));
+        for Logged { vs, procedure, args, .. } in requests {
+            summary.execute(*vs, *procedure, args);
+        }
         summary
     }
 
@@ -272,7 +278,7 @@ fn live(kernel: &Kernel, truth: &Shared, disk_works: bool) -> Result<(), Journal
         look(truth).failed += 1;
         error
     };
-    let (journal, recovered) = Journal::open(Path::new(""), ME).map_err(refused)?;
+    let (journal, recovered) = Journal::open(Path::new(""), ME, DISK).map_err(refused)?;
     let (at, is) = look(truth).find(recovered.as_ref());
     journal.begin(is.mark, is.last, is.state()).map_err(refused)?;
     {

@@ -100,13 +100,13 @@ fn a_finding_is_told_with_its_seed() {
     let told = replay.output().unwrap();
     assert_eq!(status(&told), 1);
     assert!(stdout(&told).ends_with(&format!("FOUND: {finding}\n")));
-    let untold = replay.stdout(full()).output().unwrap();
+    let untold = sim(&arguments).stdout(full()).output().unwrap();
     assert_eq!(status(&untold), 2);
-    assert!(stderr(&untold).contains(&format!("FOUND: {finding}\n")), "{}", stderr(&untold));
+    assert!(stderr(&untold).contains(&format!("FOUND: seed {seed}: {finding}\n")), "{}", stderr(&untold));
 }
 
 #[test]
-fn a_result_is_told_though_the_reader_of_the_trace_is_gone() {
+fn a_run_ends_when_the_reader_of_its_trace_is_gone() {
     let mut child = sim(&["--seed", "3"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     // As head -1 does.
@@ -114,8 +114,8 @@ fn a_result_is_told_though_the_reader_of_the_trace_is_gone() {
     let output = child.wait_with_output().unwrap();
     let error = stderr(&output);
     assert!(line.contains("3: Plan"), "{line}");
-    assert!(error.starts_with("seed 3: ") && error.contains(", hash "), "{error}");
-    assert!(status(&output) == 2 && error.contains("standard output can't be written"), "{error}");
+    assert!(error.starts_with("sim: seed 3: the run ends with its trace: standard output can't be written"), "{error}");
+    assert_eq!((status(&output), error.lines().count()), (2, 1), "{error}");
 }
 
 #[test]
@@ -134,6 +134,8 @@ fn a_wrong_command_line_is_told_so() {
         (&["--seeds", "5", "--nodes", "5..3"], "a range of 1..7"),
         (&["--seeds", "5", "--only", "gremlins"], "possible values"),
         (&["--seeds", "5", "--mistake", "unheard-of"], "there is no such mistake"),
+        (&["--seeds", "5", "--mistake", "H1"], "there is no such mistake"),
+        (&["--canaries", "H1", "H1-s"], "there is no such mistake; there are: H1-serves-after-restart "),
         (&["--regressions", "/no/such/file"], "/no/such/file: "),
         (&["--frobnicate"], "--frobnicate"),
     ] {

@@ -9,6 +9,7 @@ mod stops;
 
 use std::time::Duration;
 
+use rt::console::say;
 use rt::time::now;
 
 use crate::cluster::Program;
@@ -63,21 +64,25 @@ pub(crate) fn run(setup: &Setup, names: &[String]) -> Result<bool, Trouble> {
         let seconds = started.elapsed().as_secs_f64();
         match outcome {
             Ok(figures) => {
-                println!("ok    {name:12} {figures} ({seconds:.0} s)");
+                say(format_args!("ok    {name:12} {figures} ({seconds:.0} s)"))?;
                 held += 1;
             }
             Err(Trouble::Failed(what)) => {
-                println!("FAIL  {name:12} {what} ({seconds:.0} s)");
+                say(format_args!("FAIL  {name:12} {what} ({seconds:.0} s)"))?;
                 failed.push(name);
             }
-            Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
+            Err(trouble) => return Err(trouble),
         }
     }
     let seconds = began.elapsed().as_secs_f64();
     if failed.is_empty() {
-        println!("\nPASS  {held} checks held, {seconds:.0} s");
+        say(format_args!("\nPASS  {held} checks held, {seconds:.0} s"))?;
     } else {
-        println!("\nFAIL  {held} checks held, {} did not: {}; {seconds:.0} s", failed.len(), failed.join(", "));
+        say(format_args!(
+            "\nFAIL  {held} checks held, {} did not: {}; {seconds:.0} s",
+            failed.len(),
+            failed.join(", ")
+        ))?;
     }
     Ok(failed.is_empty())
 }

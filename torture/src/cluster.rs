@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::console::complain;
 use rt::fs;
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rpc::{Handles, PollMgr, Procedure};
@@ -229,7 +230,7 @@ impl Cluster {
     fn state_on_disk(&self, node: usize) -> Result<(Viewstamp, Vec<u8>), Trouble> {
         let Node { name, folder, .. } = &self.nodes[node];
         let options = Options { dir: folder.clone(), ..Options::new(self.name(0), name) };
-        let on_fatal = Arc::new(|reason: &str| eprintln!("a node that was only looked at: {reason}"));
+        let on_fatal = Arc::new(|reason: &str| complain(format_args!("a node that was only looked at: {reason}")));
         let server = LockServer::start(Options { on_fatal, ..options })
             .map_err(|e| format!("the disk of node {name} can't be read: {e}"))?;
         let last = server.rsm().last_executed();
@@ -260,7 +261,7 @@ impl Drop for Cluster {
         if well && !self.program.keep {
             remove(&self.folder);
         } else {
-            println!("    logs and disks of the nodes are in {}", self.folder.display());
+            complain(format_args!("    logs and disks of the nodes are in {}", self.folder.display()));
         }
     }
 }
@@ -269,7 +270,7 @@ impl Drop for Cluster {
 fn remove(folder: &Path) {
     #[expect(clippy::disallowed_methods, reason = "no node removes folders, so rt has nothing for it")]
     if let Err(error) = std::fs::remove_dir_all(folder) {
-        eprintln!("{}: can't be removed: {error}", folder.display());
+        complain(format_args!("{}: can't be removed: {error}", folder.display()));
     }
 }
 

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+use rt::console::{UNREAD, complain};
 
 use checks::Setup;
 use cluster::Program;
@@ -48,7 +49,8 @@ const INTERRUPTED: i32 = 130;
 Services run on free ports of this machine, in folders under $TMPDIR, which are removed unless something failed. Nothing
 is left running, however this ends.
 
-Exit status: 0 if all held, 1 if not, 2 after a wrong command line, 130 after Ctrl-C."
+Exit status: 0 if all held, 1 if not, 2 after a wrong command line, 130 after Ctrl-C, 141 if nobody
+reads what it says."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -142,12 +144,13 @@ fn report(outcome: Result<bool, Trouble>) -> i32 {
         Ok(true) => 0,
         Ok(false) => FAILED,
         Err(Trouble::Failed(what)) => {
-            eprintln!("torture: {what}");
+            complain(format_args!("torture: {what}"));
             FAILED
         }
         Err(Trouble::Interrupted) => {
-            eprintln!("torture: interrupted");
+            complain("torture: interrupted");
             INTERRUPTED
         }
+        Err(Trouble::Unread) => UNREAD,
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use rt::console::say;
 use rt::time::{Instant, now};
 use yfs_rsm::protocol::{CUT_MEMBERS, NET_REPAIR};
 
@@ -75,18 +76,19 @@ struct Seen {
 pub(crate) fn run(program: &Program, nodes: usize, time: Duration) -> Result<bool, Trouble> {
     let mut cluster = Cluster::start(program, nodes)?;
     let mut seen = Seen::new(&cluster);
-    println!("{nodes} nodes, {time:?}; Ctrl-C ends it with the summary so far");
+    say(format_args!("{nodes} nodes, {time:?}; Ctrl-C ends it with the summary so far"))?;
     let ended = soak(&mut cluster, &mut seen, time);
-    let mut well = seen.summary();
+    let mut well = seen.summary()?;
     match ended {
-        Ok(last) => println!("the nodes' states are equal at {last}"),
-        Err(Trouble::Interrupted) => println!("interrupted: the nodes' states were not compared"),
+        Ok(last) => say(format_args!("the nodes' states are equal at {last}"))?,
+        Err(Trouble::Unread) => return Err(Trouble::Unread),
+        Err(Trouble::Interrupted) => say("interrupted: the nodes' states were not compared")?,
         Err(Trouble::Failed(what)) => {
-            println!("after {} windows: {what}", seen.windows);
+            say(format_args!("after {} windows: {what}", seen.windows))?;
             well = false;
         }
     }
-    println!("{}", if well { "PASS" } else { "FAIL" });
+    say(if well { "PASS" } else { "FAIL" })?;
     if well {
         cluster.passed();
     }
@@ -102,14 +104,14 @@ fn soak(cluster: &mut Cluster, seen: &mut Seen, time: Duration) -> Result<impl f
         let fault = FAULTS[kind];
         let gap = window(cluster, &mut keepers, &mut users, fault).map_err(|trouble| match trouble {
             Trouble::Failed(what) => Trouble::Failed(format!("{fault:?}: {what}")),
-            Trouble::Interrupted => trouble,
+            Trouble::Interrupted | Trouble::Unread => trouble,
         })?;
         seen.windows += 1;
         seen.gaps[kind].add(gap);
         (seen.requests, seen.calls) = (keepers.answers().count(), users.checked());
         seen.sample(cluster);
         if now() >= progress {
-            seen.progress();
+            seen.progress()?;
             progress = now() + PROGRESS;
         }
     }
@@ -192,7 +194,7 @@ impl Seen {
         }
     }
 
-    fn progress(&self) {
+    fn progress(&self) -> Result<(), Trouble> {
         let usages = self.samples.iter().filter_map(|samples| samples.last());
         let usages: Vec<String> = usages
             .map(|usage| {
@@ -200,7 +202,7 @@ impl Seen {
                 format!("{:.1}/{threads}/{descriptors}/{disk_kib}", *rss_kib as f64 / 1024.0)
             })
             .collect();
-        println!(
+        Ok(say(format_args!(
             "{:6.0} s  {} windows, {} requests, {} calls; longest gap {:.2} s; MiB/threads/descriptors/disk KiB: {}",
             self.began.elapsed().as_secs_f64(),
             self.windows,
@@ -208,16 +210,16 @@ impl Seen {
             self.calls,
             self.gaps.iter().map(Distribution::max).max().unwrap_or_default().as_secs_f64(),
             usages.join("  ")
-        );
+        ))?)
     }
 
     /// Prints what was seen; true if it's well.
-    fn summary(&self) -> bool {
-        println!("\n{:.0} s, {} windows", self.began.elapsed().as_secs_f64(), self.windows);
-        println!("{} requests had the right answer, {} calls were linearizable", self.requests, self.calls);
-        println!("longest time without an answer:");
+    fn summary(&self) -> Result<bool, Trouble> {
+        say(format_args!("\n{:.0} s, {} windows", self.began.elapsed().as_secs_f64(), self.windows))?;
+        say(format_args!("{} requests had the right answer, {} calls were linearizable", self.requests, self.calls))?;
+        say("longest time without an answer:")?;
         for (fault, gaps) in FAULTS.iter().zip(&self.gaps).filter(|(_, gaps)| gaps.len() > 0) {
-            println!("  {:4} {:10} {gaps}", gaps.len(), format!("{fault:?}"));
+            say(format_args!("  {:4} {:10} {gaps}", gaps.len(), format!("{fault:?}")))?;
         }
         let mut well = true;
         for (name, samples) in self.names.iter().zip(&self.samples) {
@@ -232,8 +234,8 @@ impl Seen {
             if judgements.is_empty() {
                 judgements.push("too few samples to judge".to_owned());
             }
-            println!("{name}: {}", judgements.join(", "));
+            say(format_args!("{name}: {}", judgements.join(", ")))?;
         }
-        well
+        Ok(well)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rt::console::Unsaid;
 use rt::time::{now, sleep};
 
 use crate::os;
@@ -15,6 +16,14 @@ pub(crate) enum Trouble {
     Failed(String),
     /// Ctrl-C.
     Interrupted,
+    /// Whoever read what is said is gone.
+    Unread,
+}
+
+impl From<Unsaid> for Trouble {
+    fn from(unsaid: Unsaid) -> Self {
+        if unsaid.is_unread() { Trouble::Unread } else { Trouble::Failed(unsaid.to_string()) }
+    }
 }
 
 impl From<String> for Trouble {

@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use clap::Parser;
+use rt::console::say;
 use rt::time::now;
 use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_client_cache_rsm::{LockClient, LockClientOptions};
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 Example:
   lock_demo 21000
 
-Exit status: 0, 1 if the service doesn't answer, 2 after a wrong command line."
+Exit status: 0, 1 if the service doesn't answer, 2 after a wrong command line, 141 if nobody reads what it says."
 )]
 struct Arguments {
     /// A server of the service: a port of this machine, or host:port.
@@ -41,8 +42,7 @@ fn main() {
     let arguments = Arguments::parse();
     arguments.common.set_up(LevelFilter::WARN);
     if let Err(error) = run(&arguments) {
-        eprintln!("lock_demo: {}: {error}", arguments.server);
-        rt::process::exit(FAILED);
+        rt::console::end(&format!("lock_demo: {}", arguments.server), &*error, FAILED);
     }
 }
 
@@ -58,9 +58,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     ] {
         let began = now();
         let guard = client.lock(*lock)?;
-        println!("{} has lock {lock} after {:?}: it {what}", client.id(), began.elapsed());
+        say(format_args!("{} has lock {lock} after {:?}: it {what}", client.id(), began.elapsed()))?;
         drop(guard);
     }
-    println!("stat returned {}", one.stat(*lock)?);
+    say(format_args!("stat returned {}", one.stat(*lock)?))?;
     Ok(())
 }

@@ -2,15 +2,15 @@
 
 mod common;
 
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use rt::console::{complain, end, say};
 use tracing_subscriber::filter::LevelFilter;
 use yfs_lock::lock_server_cache_rsm::LockServer;
-use yfs_rsm::{JournalError, LogError, Options, RsmError, Survivor};
+use yfs_rsm::{Options, Survivor};
 
 use common::{Common, FAILED, server_name};
 
@@ -92,21 +92,37 @@ fn main() {
 fn start_over(me: &str, yes: bool) {
     let survivor = match yfs_rsm::start_over(Path::new("."), me, yes) {
         Ok(survivor) => survivor,
-        Err(error) => fail(&explain(&error)),
+        Err(error) => fail(&error.explain_start_over()),
     };
     let Survivor { vid, members, last, in_sync } = survivor;
     let mut lines = vec![
         format!("last view {vid}: {}", members.join(" ")),
-        format!("last request {last}, in sync last in view {in_sync}"),
+        format!("last request {last}: number {} of view {}; in sync last in view {in_sync}", last.seqno, last.vid),
     ];
+    if in_sync < vid {
+        lines.push(format!(
+            "warning: it was in sync last in view {in_sync}, and its last view is {vid}: requests that were acknowledged \
+             since may be missing"
+        ));
+    }
+    if in_sync > vid {
+        lines.push(format!(
+            "warning: its Paxos log ends before view {in_sync}: an earlier start over was cut short, or the log isn't the one \
+             that the state was written with"
+        ));
+    }
     lines.push(if yes {
         format!(
             "{me} is the only member now: start it as always, then the others, each in an empty folder and with {me} as FIRST"
         )
     } else {
-        "nothing was changed. The node with the greatest last request is the one to start over from".to_owned()
+        "nothing was changed. The best node to start over from is the one that was in sync in the greatest view; of several, \
+         the one with the greatest last request, by its view and then by its number"
+            .to_owned()
     });
-    lines.iter().for_each(|line| drop(writeln!(std::io::stdout(), "{line}")));
+    if let Err(unsaid) = lines.iter().try_for_each(say) {
+        end("lock_server", &unsaid, FAILED);
+    }
 }
 
 fn start(arguments: &Arguments, first: &str, me: &str) -> Result<LockServer, String> {
@@ -118,7 +134,7 @@ fn start(arguments: &Arguments, first: &str, me: &str) -> Result<LockServer, Str
         also: arguments.also.clone(),
         ..Options::new(first, me)
     };
-    let server = LockServer::start(options).map_err(|error| explain(&error))?;
+    let server = LockServer::start(options).map_err(|error| error.explain())?;
     tracing::info!(first, me, test_port, "lock_server started");
     Ok(server)
 }
@@ -131,47 +147,6 @@ fn test_port(me: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("there is no port after {me}'s for the test server: choose a lower one"))
 }
 
-/// What went wrong, and what to do about it.
-fn explain(error: &RsmError) -> String {
-    let advice = match error {
-        RsmError::Listen { error: cause, .. } => match cause.kind() {
-            ErrorKind::AddrInUse => {
-                "stop the program that uses the port (perhaps this node already runs), or choose another"
-            }
-            ErrorKind::AddrNotAvailable => "ME must be an address of this machine",
-            ErrorKind::PermissionDenied => {
-                "choose a port above 1023, or run lock_server as a user that may use this one"
-            }
-            _ => "the operating system refused it",
-        },
-        RsmError::TestPort { .. } => "leave the port after ME's free, or choose another ME",
-        RsmError::Log(LogError::Io { source, .. }) => of_file(source.kind()),
-        RsmError::Journal(JournalError::Io { source, .. }) => of_file(source.kind()),
-        RsmError::Log(LogError::InUse { .. }) => "this node already runs in this folder",
-        RsmError::Log(_) => {
-            "restore it; if it is lost, move it away, and let the node join another one, as a new node: \
-             FIRST must not be ME then"
-        }
-        RsmError::Journal(_) | RsmError::State { .. } => {
-            "restore it; if it is lost, move it away, but keep paxos-ME.log, and start the node again: it is sent the state \
-             by the others"
-        }
-        _ => return error.to_string(),
-    };
-    format!("{error}: {advice}")
-}
-
-/// What to do when the operating system refuses something about a log.
-fn of_file(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::StorageFull => "make room on its disk",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "start lock_server in a folder that it may write to"
-        }
-        _ => "start lock_server in the folder where the node's log is, or is to be",
-    }
-}
-
 /// The node's own threads do all the work.
 fn serve(_server: &LockServer) -> ! {
     loop {
@@ -180,7 +155,6 @@ fn serve(_server: &LockServer) -> ! {
 }
 
 fn fail(reason: &str) -> ! {
-    // Not eprintln: it panics if nobody can be told.
-    let _ = writeln!(std::io::stderr(), "lock_server: {reason}");
+    complain(format_args!("lock_server: {reason}"));
     rt::process::exit(FAILED)
 }

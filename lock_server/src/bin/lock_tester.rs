@@ -6,10 +6,12 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use rt::console::{end, say};
 use rt::sync::{Mutex, Rank};
 use rt::thread::JoinHandle;
 use rt::time::{Instant, now, sleep};
@@ -50,7 +52,7 @@ Examples:
   lock_tester 10.0.0.5:21000 3
 
 The last line says `passed all tests successfully`. Exit status: 0 if so, 1 if not or after 600 s, 2 after a wrong
-command line."
+command line, 141 if nobody reads what it says."
 )]
 struct Arguments {
     /// A server of the service: a port of this machine, or host:port.
@@ -70,14 +72,14 @@ fn main() {
     arguments.common.set_up(LevelFilter::WARN);
     let started = now();
     let outcome = rt::thread::spawn("deadline", move || give_up_at(started + DEADLINE))
-        .map_err(|e| format!("cannot start a thread: {e}"))
-        .and_then(|_deadline| run(&arguments, started));
-    match outcome {
-        Ok(()) => {
+        .map_err(|e| format!("cannot start a thread: {e}").into())
+        .and_then(|_deadline| run(&arguments, started))
+        .and_then(|()| {
             let program = std::env::args().next().unwrap_or_else(|| "lock_tester".to_owned());
-            println!("{program}: passed all tests successfully");
-        }
-        Err(reason) => fail(&reason),
+            Ok(say(format_args!("{program}: passed all tests successfully"))?)
+        });
+    if let Err(error) = outcome {
+        end("lock_tester", &*error, FAILED);
     }
 }
 
@@ -87,11 +89,12 @@ fn give_up_at(deadline: Instant) {
 }
 
 fn fail(reason: &str) -> ! {
-    eprintln!("lock_tester: {reason}");
-    rt::process::exit(FAILED)
+    end("lock_tester", &*Failure::from(reason), FAILED)
 }
 
-fn run(arguments: &Arguments, started: Instant) -> Result<(), String> {
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn run(arguments: &Arguments, started: Instant) -> Result<(), Failure> {
     let server = &arguments.server;
     let connect = |_| {
         let options = LockClientOptions {
@@ -138,7 +141,7 @@ struct Tester {
 
 impl Tester {
     /// One client takes and gives back two locks, one of them while it has the other.
-    fn test1(&self) -> Result<(), String> {
+    fn test1(&self) -> Result<(), Failure> {
         let began = now();
         let client = &self.clients[0];
         for _ in 0..2 {
@@ -149,12 +152,11 @@ impl Tester {
         take(client, &self.holders, 0, B)?;
         give_back(client, &self.holders, 0, B)?;
         give_back(client, &self.holders, 0, A)?;
-        self.passed("test 1: one client, two locks", began);
-        Ok(())
+        self.passed("test 1: one client, two locks", began)
     }
 
     /// One thread for each of `clients`, which takes lock 1 `times` times.
-    fn in_threads(&self, what: &str, clients: &[usize], times: usize, hold: Duration) -> Result<(), String> {
+    fn in_threads(&self, what: &str, clients: &[usize], times: usize, hold: Duration) -> Result<(), Failure> {
         let began = now();
         let deadline = self.started + DEADLINE;
         let threads: Vec<JoinHandle> = clients
@@ -177,14 +179,13 @@ impl Tester {
             })
             .collect::<Result<_, _>>()?;
         if !threads.iter().all(|thread| thread.join_until(deadline)) {
-            return Err(format!("{what}: a thread never got the lock"));
+            return Err(format!("{what}: a thread never got the lock").into());
         }
-        self.passed(what, began);
-        Ok(())
+        self.passed(what, began)
     }
 
-    fn passed(&self, what: &str, began: Instant) {
-        println!("{what}: ok ({:.3} s)", began.elapsed().as_secs_f64());
+    fn passed(&self, what: &str, began: Instant) -> Result<(), Failure> {
+        Ok(say(format_args!("{what}: ok ({:.3} s)", began.elapsed().as_secs_f64()))?)
     }
 }
 

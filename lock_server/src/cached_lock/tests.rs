@@ -151,6 +151,50 @@ fn an_unanswered_acquire_that_nobody_wants_is_ended() {
     assert!(lock.is_idle(), "now it can't be");
 }
 
+/// A lock whose acquires with these xids were given up, and ended by releases.
+fn given_up(xids: &[u64]) -> CachedLock {
+    let mut lock = CachedLock::default();
+    for xid in xids {
+        assert_eq!(want(&mut lock, Role::Newcomer, *xid), Next::Ask(Xid(*xid)));
+        assert_eq!(lock.answered(Answer::NoAnswer, at(0)), Then::GiveBack(Xid(*xid)));
+        assert_eq!(lock.given_back(), Then::Nothing);
+    }
+    lock
+}
+
+#[test]
+fn a_revoke_of_whatever_was_given_up_is_answered_by_a_release() {
+    // A lab server says 0; any of the acquires may have come to life. The last xid ends them all.
+    for about in [0, 3, 5] {
+        let mut lock = given_up(&[3, 5]);
+        assert_eq!(lock.revoke(Xid(about)), Then::GiveBack(Xid(5)), "about {about}");
+        assert!(lock.is_releasing() && !lock.was_held(), "nobody here had it");
+        assert_eq!(lock.revoke(Xid(about)), Then::Nothing, "it is on its way");
+        assert_eq!(lock.given_back(), Then::Nothing);
+        assert!(!lock.is_idle(), "another copy may come to life");
+        assert_eq!(lock.revoke(Xid(about)), Then::GiveBack(Xid(5)), "as this one");
+    }
+    assert_eq!(given_up(&[3, 5]).revoke(Xid(6)), Then::Nothing, "it was never asked for with that");
+}
+
+#[test]
+fn what_was_given_up_is_remembered_until_a_later_acquire_is_answered() {
+    for answer in [Answer::Refused, Answer::NotAsked] {
+        let mut lock = given_up(&[3]);
+        want(&mut lock, Role::Newcomer, 5);
+        assert_eq!(lock.answered(answer, at(0)), Then::Nothing);
+        assert!(!lock.is_idle(), "{answer:?} says nothing about the first");
+        assert_eq!(lock.revoke(Xid(3)), Then::GiveBack(Xid(3)));
+    }
+    let mut lock = given_up(&[3]);
+    want(&mut lock, Role::Newcomer, 5);
+    lock.answered(Answer::Queued, at(0));
+    assert_eq!(lock.give_up(Role::Asker), Then::GiveBack(Xid(5)));
+    lock.given_back();
+    assert!(lock.is_idle(), "the first can't come to life any more");
+    assert_eq!(lock.revoke(Xid(3)), Then::Nothing);
+}
+
 #[test]
 fn waiting_threads_are_overtaken_a_few_times_only() {
     let mut lock = locked(1);

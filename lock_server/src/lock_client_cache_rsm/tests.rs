@@ -216,6 +216,26 @@ fn an_acquire_that_nobody_answers_fails_and_blocks_nobody_later() {
 }
 
 #[test]
+fn a_given_up_acquire_that_comes_to_life_blocks_nobody() {
+    let fake = Fake::new(Faults::default());
+    let (a, b) = (fake.client("a", options()), fake.client("b", options()));
+    fake.down.store(true, Ordering::SeqCst);
+    a.acquire(LOCK).unwrap_err();
+    let xid = a.inner.table.lock().last_xid;
+    fake.down.store(false, Ordering::SeqCst);
+    let is_releasing = || a.inner.table.lock().locks.get(&LOCK).is_some_and(|entry| entry.lock.is_releasing());
+    eventually("the release that ends it is executed", || !is_releasing());
+    assert_eq!(fake.table.lock().acquire(LOCK, a.id(), xid).0, Status::Ok, "a copy, behind it");
+    assert_eq!(b.acquire_until(LOCK, now() + Duration::from_secs(20)), Ok(()), "a answers the revoke");
+    assert_eq!(fake.owner().as_deref(), Some("b"));
+    b.release(LOCK).unwrap();
+    a.acquire(LOCK).unwrap();
+    a.release(LOCK).unwrap();
+    b.acquire(LOCK).unwrap();
+    eventually("now it is forgotten", || !a.inner.table.lock().locks.contains_key(&LOCK));
+}
+
+#[test]
 fn few_locks_are_cached_if_few_may_be() {
     let fake = Fake::new(Faults::default());
     let client = fake.client("a", LockClientOptions { cache_limit: 2, ..options() });

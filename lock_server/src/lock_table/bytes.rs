@@ -24,6 +24,14 @@ const WAITING: u8 = 1;
 const IDLE_GRANTED: u8 = 2;
 const IDLE_NOT_GRANTED: u8 = 3;
 
+/// What a lock has in the state, but for its records.
+pub(super) const LOCK: usize = 8 + 4 + 1 + 8;
+
+/// The most that a client's record has in the state, wherever the client stands.
+pub(super) fn of_record(client: &ClientId) -> usize {
+    4 + client.as_str().len() + 8 + 1 + 9
+}
+
 /// Why bytes are not the state of a lock table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
@@ -89,6 +97,7 @@ impl LockTable {
             if !lock.queue.is_empty() {
                 table.contended.insert(id);
             }
+            table.bytes += LOCK + lock.records.keys().map(of_record).sum::<usize>();
             table.locks.insert(id, lock);
         }
         input.finish()?;

@@ -86,9 +86,14 @@ fn check(table: &LockTable) {
     assert_eq!(idle, table.idle, "invariant 4");
     assert!(idle.len() <= table.limits.idle, "invariant 4");
     let bytes = table.marshal();
+    let names = |lock: &Lock| lock.records.keys().map(|client| client.as_str().len()).sum::<usize>();
+    let counted: usize = table.locks.values().map(|lock| 21 + 22 * lock.records.len() + names(lock)).sum();
+    assert_eq!(table.bytes, counted, "invariant 6");
+    assert!(bytes.len() <= 24 + counted, "invariant 6");
     let mut copy = LockTable::with_limits(table.limits);
     assert_eq!(copy.unmarshal(&bytes), Ok(()));
-    assert_eq!(copy.marshal(), bytes, "invariant 6");
+    assert_eq!(copy.marshal(), bytes, "invariant 7");
+    assert_eq!(copy.bytes, table.bytes, "invariant 6");
     assert_eq!(copy.due(), table.due());
 }
 
@@ -246,7 +251,7 @@ fn h12_a_new_primary_knows_what_is_due() {
 
 #[test]
 fn bounds_are_kept() {
-    let mut t = LockTable::with_limits(Limits { locks: 2, waiting: 1, idle: 3 });
+    let mut t = LockTable::with_limits(Limits { locks: 2, waiting: 1, idle: 3, ..Limits::default() });
     let (a, b, c) = (id("a"), id("b"), id("c"));
     assert_eq!(t.acquire(LockId(1), &a, Xid(1)).0, Status::Ok);
     assert_eq!(t.acquire(LockId(2), &a, Xid(1)).0, Status::Ok);
@@ -272,6 +277,29 @@ fn bounds_are_kept() {
         check(&t);
         assert!(t.locks.len() <= 4);
     }
+}
+
+/// Names may be long: as many as the count allows wouldn't fit into the RSM's log.
+#[test]
+fn the_bytes_of_all_names_are_bounded() {
+    let limits = Limits { bytes: 2 * (21 + 22 + 200) + 22 + 1, idle: 1, ..Limits::default() };
+    let mut t = LockTable::with_limits(limits);
+    let long = id(&"x".repeat(200));
+    assert_eq!(t.acquire(LockId(1), &long, Xid(1)).0, Status::Ok);
+    assert_eq!(t.acquire(LockId(2), &long, Xid(1)).0, Status::Ok);
+    let full = t.marshal();
+    assert_eq!(t.acquire(LockId(3), &id("a"), Xid(1)).0, Status::IoErr, "one more lock is too much");
+    assert_eq!(t.acquire(LockId(1), &id("ab"), Xid(1)).0, Status::IoErr, "and so is who would wait");
+    assert_eq!(t.marshal(), full, "it left nothing behind");
+    assert_eq!(t.acquire(LockId(1), &id("a"), Xid(1)).0, Status::Retry, "there is room for this one");
+    check(&t);
+    assert_eq!(t.acquire(LockId(1), &long, Xid(2)).0, Status::Ok, "who is known needs no room");
+    assert_eq!(t.release(LockId(1), &long, Xid(2)), Status::Ok);
+    assert_eq!(t.acquire(LockId(1), &id("a"), Xid(2)).0, Status::Ok);
+    assert_eq!(t.release(LockId(2), &long, Xid(1)), Status::Ok, "the longer idle record of the two is forgotten");
+    check(&t);
+    assert_eq!(t.acquire(LockId(1), &id("b"), Xid(1)).0, Status::Retry, "and there is room again");
+    check(&t);
 }
 
 #[test]

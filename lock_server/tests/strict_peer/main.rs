@@ -18,6 +18,8 @@
 #![allow(clippy::unwrap_used, reason = "a test, all of it")]
 
 mod client;
+#[path = "../common/mod.rs"]
+mod common;
 mod foreign_state;
 mod lab_node;
 mod lab_paxos;
@@ -30,36 +32,11 @@ mod server;
 mod socket;
 mod wire;
 
-use std::time::Duration;
-
-use rt::net::TcpPort;
-use rt::time::now;
 use tempfile::TempDir;
 use yfs_lock::lock_server_cache_rsm::LockServer;
 use yfs_rsm::Options;
 
-/// What must happen happens within this time, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = now() + PATIENCE;
-    while !condition() {
-        assert!(now() < deadline, "{what}: not within {PATIENCE:?}");
-        rt::time::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A port that was free a moment ago, and the one after it too. Not of those that the system gives to whoever asks for
-/// any: other tests do.
-fn free_port() -> u16 {
-    let taken = |port: u16| TcpPort::bind(([127, 0, 0, 1], port).into()).is_err();
-    loop {
-        let port = 10_000 + rt::random::below(20_000) as u16;
-        if !taken(port) && !taken(port + 1) {
-            return port;
-        }
-    }
-}
+use common::{PATIENCE, eventually, free_port};
 
 /// Nodes of ours in one folder; they end with it.
 struct Ours {

@@ -8,13 +8,15 @@
 //! for ten seconds; a loss asked for in the environment holds for all tests; nobody listens on the port where nobody
 //! may answer, because it is taken.
 
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use rt::console::{self, Unsaid};
 use rt::net::TcpPort;
 use rt::time::now;
 use yfs_rpc::pdu::{self, ClientNonce, HEADER_BYTES, RequestHeader, ServerNonce, Xid};
@@ -93,12 +95,12 @@ fn main() {
     if args.server {
         let started = start_server(addr, &options);
         addr.set_port(started.local_addr().port());
-        println!("starting server on port {} RPC_HEADER_SZ {HEADER_BYTES}", addr.port());
+        say(format_args!("starting server on port {} RPC_HEADER_SZ {HEADER_BYTES}", addr.port()));
         server = Some(started);
     }
     if args.client {
         Tester { addr, options, server }.run();
-        println!("rpctest OK");
+        say("rpctest OK");
         return;
     }
     loop {
@@ -113,19 +115,18 @@ fn log_to_stderr(level: u8, rpc_count: u32) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).init();
+    tracing_subscriber::fmt().log_internal_errors(false).with_max_level(level).with_writer(io::stderr).init();
 }
 
 /// The lab's VERIFY: the first thing that is wrong ends the program.
-fn verify(holds: bool, what: impl std::fmt::Display) {
+fn verify(holds: bool, what: impl Display) {
     if !holds {
         fail(what);
     }
 }
 
-fn fail(what: impl std::fmt::Display) -> ! {
-    let _ = io::stdout().flush();
-    eprintln!("rpctest: {what}");
+fn fail(what: impl Display) -> ! {
+    console::complain(format_args!("rpctest: {what}"));
     rt::process::exit(1)
 }
 
@@ -175,9 +176,9 @@ impl Tester {
     fn run(mut self) {
         let clients = self.bind_clients(&self.options);
         simple_tests(&clients[0], &self.options);
-        print_now(format_args!("start concurrent_test ({THREADS} threads) ..."));
+        say_part(format_args!("start concurrent_test ({THREADS} threads) ..."));
         concurrent_test(&clients);
-        println!(" OK");
+        say(" OK");
         drop(clients);
         let clients = self.lossy_test();
         let Some(server) = self.server.take() else { return };
@@ -190,51 +191,51 @@ impl Tester {
 
     /// Returns clients that live on.
     fn lossy_test(&mut self) -> Vec<Arc<Client>> {
-        print_now(format_args!("start lossy_test ..."));
+        say_part("start lossy_test ...");
         let options = Options { lossy_percent: self.options.lossy_percent.max(LOSS_PERCENT), ..self.options.clone() };
         if let Some(server) = self.server.take() {
             stop(server);
             self.server = Some(start_server(self.addr, &options));
         }
         concurrent_test(&self.bind_clients(&options));
-        println!(".. OK");
+        say(".. OK");
         self.bind_clients(&self.options)
     }
 
     fn failure_test(&self, server: Server, clients: Vec<Arc<Client>>) {
-        println!("failure_test");
+        say("failure_test");
         let [old, ..] = &clients[..] else { fail("no clients") };
         stop(server);
 
         let refused = Client::new(self.addr, self.options.clone()).bind(SHORT);
         verify(refused == Err(CallError::Bind), format_args!("bind to a dead server: {refused:?}"));
-        println!("   -- create new client and try to bind to failed server .. failed ok");
+        say("   -- create new client and try to bind to failed server .. failed ok");
 
         let server = start_server(self.addr, &self.options);
         let reply = old.call(CONCAT, ("hello".into(), " goodbye".into()), TO_MAX);
         verify(reply == Err(CallError::OldServer), format_args!("old client, restarted server: {reply:?}"));
-        println!("   -- call recovered server with old client .. failed ok");
+        say("   -- call recovered server with old client .. failed ok");
 
         drop(clients);
         let client = bound_client(self.addr, &self.options);
         test_concat(&client);
-        println!("   -- delete existing rpc client, create replacement rpc client .. ok");
+        say("   -- delete existing rpc client, create replacement rpc client .. ok");
 
-        print_now(format_args!("   -- concurrent test on new rpc client w/ {THREADS} threads .."));
+        say_part(format_args!("   -- concurrent test on new rpc client w/ {THREADS} threads .."));
         impatient_test(&client);
-        println!("ok");
+        say("ok");
 
         stop(server);
         drop(client);
         let server = start_server(self.addr, &self.options);
         let client = bound_client(self.addr, &self.options);
-        println!("   -- delete existing rpc client and server, create replacements.. ok");
+        say("   -- delete existing rpc client and server, create replacements.. ok");
 
-        print_now(format_args!("   -- concurrent test on new client and server w/ {THREADS} threads .."));
+        say_part(format_args!("   -- concurrent test on new client and server w/ {THREADS} threads .."));
         impatient_test(&client);
-        println!("ok");
+        say("ok");
         stop(server);
-        println!("failure_test OK");
+        say("failure_test OK");
     }
 }
 
@@ -251,26 +252,26 @@ fn stop(server: Server) {
 }
 
 fn simple_tests(client: &Client, options: &Options) {
-    println!("simple_tests");
+    say("simple_tests");
     test_concat(client);
-    println!("   -- string concat RPC .. ok");
+    say("   -- string concat RPC .. ok");
 
     let reply = client.call(BIG_REPLY, (70_000,), BIG_REPLY_TIME);
     verify(reply == Ok((0, "x".repeat(70_000))), "70,000-byte reply: it is another");
-    println!("   -- small request, big reply .. ok");
+    say("   -- small request, big reply .. ok");
 
     let reply = client.call(FAST, (77,), SHORT);
     verify(reply == Ok((0, 78)), format_args!("call with a short time-out: {reply:?}"));
-    println!("   -- no spurious timeout .. ok");
+    say("   -- no spurious timeout .. ok");
 
     let reply = client.call(CONCAT, ("x".repeat(1000), "x".into()), SHORT);
     verify(reply == Ok((0, "x".repeat(1001))), "bigger call with a short time-out: the reply is another");
-    println!("   -- no spurious timeout .. ok");
+    say("   -- no spurious timeout .. ok");
 
     let big = "x".repeat(1_000_000);
     let reply = client.call(CONCAT, (big.clone(), "z".into()), TO_MAX);
     verify(reply == Ok((0, big + "z")), "1 MB request: the reply is another");
-    println!("   -- huge 1M rpc request .. ok");
+    say("   -- huge 1M rpc request .. ok");
 
     // Taken, but nobody listens there.
     let port = TcpPort::bind((Ipv4Addr::LOCALHOST, 0).into());
@@ -282,8 +283,8 @@ fn simple_tests(client: &Client, options: &Options) {
     let bound = Client::new(nobody, options.clone()).bind(SHORT);
     verify(bound == Err(CallError::Bind), format_args!("bind to nobody: {bound:?}"));
     verify(began.elapsed() < 2 * SHORT, format_args!("bind to nobody took {:?}", began.elapsed()));
-    println!("   -- rpc timeout .. ok");
-    println!("simple_tests OK");
+    say("   -- rpc timeout .. ok");
+    say("simple_tests OK");
 }
 
 fn test_concat(client: &Client) {
@@ -343,7 +344,15 @@ fn random_below(bound: u32) -> i32 {
     rt::random::below(u64::from(bound)) as i32
 }
 
-fn print_now(text: std::fmt::Arguments<'_>) {
-    print!("{text}");
-    let _ = io::stdout().flush();
+/// What nobody reads ends the program, too.
+fn say(line: impl Display) {
+    heard(console::say(line));
+}
+
+fn say_part(part: impl Display) {
+    heard(console::say_part(part));
+}
+
+fn heard(said: Result<(), Unsaid>) {
+    said.unwrap_or_else(|unsaid| console::end("rpctest", &unsaid, 1));
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rt::console::{complain, end, say};
 use yfs_rpc::{Client, Options, Procedure, names};
 use yfs_rsm::protocol::{BREAKPOINT, CUT_MEMBERS, NET_REPAIR, TestStatus};
 
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     let addr = match names::resolve(&node) {
         Ok(addr) => addr,
         Err(error) => {
-            eprintln!("rsm_tester: {error}");
+            complain(format_args!("rsm_tester: {error}"));
             return ExitCode::from(2);
         }
     };
@@ -65,18 +66,20 @@ fn main() -> ExitCode {
     };
     match answer {
         Ok((status, _)) if status == TestStatus::OK as i32 => {
-            println!("{name} returned {status}");
+            if let Err(unsaid) = say(format_args!("{name} returned {status}")) {
+                end("rsm_tester", &unsaid, 1);
+            }
             ExitCode::SUCCESS
         }
         Ok((status, _)) => {
-            eprintln!("rsm_tester: {name} was refused (status {status})");
+            complain(format_args!("rsm_tester: {name} was refused (status {status})"));
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!(
+            complain(format_args!(
                 "rsm_tester: no test server answers on {addr}: {error}. \
                  Is the lock_server running? Its test port is its own port plus one."
-            );
+            ));
             ExitCode::FAILURE
         }
     }

@@ -1,15 +1,18 @@
 //! The bytes of a journal's file, and what a file of them says. Pure.
 //!
 //! ```text
-//! file      79 66 73 2d 72 73 6d 0a ("yfs-rsm", line feed)   u32 format = 1   u32 CRC-32 of these 12 bytes
-//!           frames: a base, then requests and marks
-//! frame     u8 kind   u32 length of the body   u32 CRC-32 of the body   u32 link
-//!           body
-//!           u8 a5
-//! base      kind 42 ("B")   u32 mark   u32 vid   u32 seqno   state
-//! request   kind 52 ("R")   u32 vid   u32 seqno   u32 procedure   arguments
-//! mark      kind 4d ("M")   u32 vid
+//! file       79 66 73 2d 72 73 6d 0a ("yfs-rsm", line feed)   u32 format = 2   u32 CRC-32 of these 12 bytes
+//!            frames: a base, then requests and marks
+//! frame      u8 kind   u32 length of the body   u32 CRC-32 of the body   u32 link
+//!            body
+//!            u8 a5
+//! base       kind 42 ("B")   u32 mark   u32 vid   u32 seqno   u64 disk   u32 length   the node's name   state
+//! request    kind 52 ("R")   u32 vid   u32 seqno   u32 procedure   arguments
+//! mark       kind 4d ("M")   u32 vid
+//! start over kind 53 ("S")   u32 vid
 //! ```
+//! Format 1, which is read still, has neither disk nor name in its base.
+//!
 //! Numbers have their highest byte first. A link is the CRC-32 of the link before (in the first frame: of the file's
 //! checksum) and the 9 bytes in front of it. So a wrong length is noticed before it is used, and a frame fits at its own
 //! place only: one that vanished, or came from another file, breaks the chain.
@@ -23,11 +26,15 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Item, Recovered};
+use yfs_paxos::DiskId;
+
+use super::{Item, Logged, Owner, Recovered};
 use crate::protocol::Viewstamp;
 
 const MAGIC: [u8; 8] = *b"yfs-rsm\n";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Its base doesn't say whose it is.
+const FORMAT_WITHOUT_OWNER: u32 = 1;
 /// Magic, format, checksum.
 const FILE_HEAD_BYTES: usize = 16;
 /// Kind, length, checksum, link.
@@ -41,33 +48,39 @@ const END: u8 = 0xa5;
 pub(super) const MAX_STATE_BYTES: usize = 1 << 30;
 /// The longest arguments of a request: longer than any that a PDU has room for.
 pub(super) const MAX_ARGS_BYTES: usize = 10 << 20;
+/// The longest that comes before the state in a base: its numbers, and a name.
+const MAX_PREFIX_BYTES: usize = 12 + 12 + 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Base,
     Request,
     Mark,
+    StartOver,
 }
 
 impl Kind {
+    const ALL: [Kind; 4] = [Kind::Base, Kind::Request, Kind::Mark, Kind::StartOver];
+
     const fn byte(self) -> u8 {
         match self {
             Kind::Base => b'B',
             Kind::Request => b'R',
             Kind::Mark => b'M',
+            Kind::StartOver => b'S',
         }
     }
 
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Base, Kind::Request, Kind::Mark].into_iter().find(|kind| kind.byte() == byte)
+        Kind::ALL.into_iter().find(|kind| kind.byte() == byte)
     }
 
     /// How long a body may be.
     const fn lengths(self) -> RangeInclusive<usize> {
         match self {
-            Kind::Base => 12..=12 + MAX_STATE_BYTES,
+            Kind::Base => 12..=MAX_PREFIX_BYTES + MAX_STATE_BYTES,
             Kind::Request => 12..=12 + MAX_ARGS_BYTES,
-            Kind::Mark => 4..=4,
+            Kind::Mark | Kind::StartOver => 4..=4,
         }
     }
 }
@@ -104,11 +117,18 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The bytes of a new file up to its state; after these come the state and [`end_of_base`].
-    pub(super) fn begin(mark: u32, last: Viewstamp, state: &[u8]) -> Result<(Writer, Vec<u8>), TooLong> {
+    pub(super) fn begin(owner: &Owner, mark: u32, last: Viewstamp, state: &[u8]) -> Result<(Writer, Vec<u8>), TooLong> {
         let (head, link) = file_head();
         let mut out = head.to_vec();
         let mut writer = Writer { link };
-        writer.head(&mut out, Kind::Base, &[mark, last.vid, last.seqno], state)?;
+        let mut prefix = numbers(&[mark, last.vid, last.seqno]);
+        prefix.extend_from_slice(&owner.disk.0.to_be_bytes());
+        prefix.extend_from_slice(&u32::try_from(owner.name.len()).unwrap_or(u32::MAX).to_be_bytes());
+        prefix.extend_from_slice(owner.name.as_bytes());
+        if prefix.len() > MAX_PREFIX_BYTES || state.len() > MAX_STATE_BYTES {
+            return Err(TooLong { bytes: state.len() });
+        }
+        writer.head(&mut out, Kind::Base, &prefix, state)?;
         Ok((writer, out))
     }
 
@@ -117,23 +137,23 @@ impl Writer {
         match item {
             Item::Base { .. } => unreachable!("a base begins a file"),
             Item::Request { vs, procedure, args } => {
-                self.head(out, Kind::Request, &[vs.vid, vs.seqno, *procedure], args)?;
+                self.head(out, Kind::Request, &numbers(&[vs.vid, vs.seqno, *procedure]), args)?;
                 out.extend_from_slice(args);
             }
-            Item::Mark { vid } => self.head(out, Kind::Mark, &[*vid], &[])?,
+            Item::Mark { vid } => self.head(out, Kind::Mark, &numbers(&[*vid]), &[])?,
+            Item::StartOver { vid } => self.head(out, Kind::StartOver, &numbers(&[*vid]), &[])?,
         }
         out.push(END);
         Ok(())
     }
 
-    /// Adds the beginning of a frame: its head and the numbers in front of the `rest` of its body.
-    fn head(&mut self, out: &mut Vec<u8>, kind: Kind, numbers: &[u32], rest: &[u8]) -> Result<(), TooLong> {
-        let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
-        let bytes = numbers.len() + rest.len();
+    /// Adds the beginning of a frame: its head and what comes before the `rest` of its body.
+    fn head(&mut self, out: &mut Vec<u8>, kind: Kind, prefix: &[u8], rest: &[u8]) -> Result<(), TooLong> {
+        let bytes = prefix.len() + rest.len();
         let length = u32::try_from(bytes).ok().filter(|_| kind.lengths().contains(&bytes));
         let length = length.ok_or(TooLong { bytes: rest.len() })?;
         let mut body = crc32fast::Hasher::new();
-        body.update(&numbers);
+        body.update(prefix);
         body.update(rest);
         let mut linked = vec![kind.byte()];
         linked.extend_from_slice(&length.to_be_bytes());
@@ -141,9 +161,13 @@ impl Writer {
         self.link = link_of(self.link, &linked);
         out.extend_from_slice(&linked);
         out.extend_from_slice(&self.link.to_be_bytes());
-        out.extend_from_slice(&numbers);
+        out.extend_from_slice(prefix);
         Ok(())
     }
+}
+
+fn numbers(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
 
 /// What follows the state in a base's frame.
@@ -151,12 +175,12 @@ pub(super) fn end_of_base() -> Vec<u8> {
     vec![END]
 }
 
-/// How many bytes an item is in the file.
+/// How many bytes an item is in the file, but for a base's owner.
 pub(super) fn frame_bytes(item: &Item) -> usize {
     let body = match item {
         Item::Base { state, .. } => 12 + state.len(),
         Item::Request { args, .. } => 12 + args.len(),
-        Item::Mark { .. } => 4,
+        Item::Mark { .. } | Item::StartOver { .. } => 4,
     };
     HEAD_BYTES + body + 1
 }
@@ -193,6 +217,14 @@ impl Order {
         self.mark = vid;
         Ok(())
     }
+
+    /// A start-over follows.
+    pub(super) fn start_over(&mut self, vid: u32) -> Result<(), String> {
+        if vid < self.mark {
+            return Err(format!("started over into view {vid} comes after {}", self.mark));
+        }
+        Ok(())
+    }
 }
 
 /// Why a file isn't read.
@@ -216,7 +248,7 @@ impl Scan {
     pub(super) fn of(bytes: &[u8]) -> Result<Scan, Refused> {
         let damaged = |offset: usize, what: &str| Refused::Damaged { offset, what: what.to_owned() };
         let (head, _) = bytes.split_first_chunk().ok_or_else(|| damaged(0, "the file's head isn't whole"))?;
-        let mut link = check_file_head(head)?;
+        let (mut link, has_owner) = check_file_head(head)?;
         let mut at = FILE_HEAD_BYTES;
         // From here on there are only zeros.
         let solid = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
@@ -226,7 +258,13 @@ impl Scan {
             let shown = solid.saturating_sub(at);
             let frame = Frame::read(rest, shown, link, found.is_none()).map_err(|what| damaged(at, what))?;
             let Some(frame) = frame else { break };
-            found = Some(frame.take(found).map_err(|what| damaged(at, &what))?);
+            found = Some(
+                match found {
+                    None => frame.take_base(has_owner),
+                    Some(before) => frame.take(before, at),
+                }
+                .map_err(|what| damaged(at, &what))?,
+            );
             link = frame.link;
             at += frame.bytes;
         }
@@ -237,8 +275,8 @@ impl Scan {
     }
 }
 
-/// The link that a file's first frame goes on from.
-fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<u32, Refused> {
+/// The link that a file's first frame goes on from, and whether that one says whose the file is.
+fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<(u32, bool), Refused> {
     let damaged = |what: &str| Refused::Damaged { offset: 0, what: what.to_owned() };
     let (covered, crc) = head.split_at(FILE_HEAD_BYTES - 4);
     let link = crc32fast::hash(covered);
@@ -247,7 +285,8 @@ fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<u32, Refused> {
     }
     let format = covered.strip_prefix(&MAGIC).and_then(|format| format.try_into().ok());
     match format.map(u32::from_be_bytes) {
-        Some(FORMAT) => Ok(link),
+        Some(FORMAT) => Ok((link, true)),
+        Some(FORMAT_WITHOUT_OWNER) => Ok((link, false)),
         Some(other) => Err(Refused::Format(other)),
         None => Err(damaged("no such file begins like this")),
     }
@@ -292,21 +331,35 @@ impl<'a> Frame<'a> {
         Ok(Some(Frame { kind, body, link, bytes }))
     }
 
-    /// Adds what it says to what the frames before it say, if any.
-    fn take(&self, before: Option<(Recovered, Order)>) -> Result<(Recovered, Order), String> {
+    /// What a base says.
+    fn take_base(&self, has_owner: bool) -> Result<(Recovered, Order), String> {
         let mut fields = Fields(self.body);
-        let Some((mut recovered, mut order)) = before else {
-            let (mark, base_last) = (fields.number()?, fields.viewstamp()?);
-            let state = fields.0.to_vec();
-            return Ok((Recovered { mark, base_last, state, requests: Vec::new() }, Order::new(mark, base_last)));
-        };
-        if self.kind == Kind::Mark {
-            recovered.mark = fields.number()?;
-            order.mark(recovered.mark)?;
-        } else {
-            let (vs, procedure) = (fields.viewstamp()?, fields.number()?);
-            order.request(vs)?;
-            recovered.requests.push((vs, procedure, fields.0.to_vec()));
+        let (mark, base_last) = (fields.number()?, fields.viewstamp()?);
+        let owner = if has_owner { Some(fields.owner()?) } else { None };
+        let state = fields.0.to_vec();
+        let recovered = Recovered { owner, mark, base_last, state, requests: Vec::new(), start_over: None };
+        Ok((recovered, Order::new(mark, base_last)))
+    }
+
+    /// Adds what it says to what the frames before it say. It begins at `offset`.
+    fn take(&self, before: (Recovered, Order), offset: usize) -> Result<(Recovered, Order), String> {
+        let mut fields = Fields(self.body);
+        let (mut recovered, mut order) = before;
+        match self.kind {
+            Kind::Mark => {
+                recovered.mark = fields.number()?;
+                order.mark(recovered.mark)?;
+            }
+            Kind::StartOver => {
+                let vid = fields.number()?;
+                order.start_over(vid)?;
+                recovered.start_over = Some(vid);
+            }
+            Kind::Base | Kind::Request => {
+                let (vs, procedure) = (fields.viewstamp()?, fields.number()?);
+                order.request(vs)?;
+                recovered.requests.push(Logged { offset, vs, procedure, args: fields.0.to_vec() });
+            }
         }
         Ok((recovered, order))
     }
@@ -344,6 +397,15 @@ impl Fields<'_> {
         let (number, rest) = self.0.split_first_chunk().ok_or("too short")?;
         self.0 = rest;
         Ok(u32::from_be_bytes(*number))
+    }
+
+    fn owner(&mut self) -> Result<Owner, String> {
+        let disk = DiskId(u64::from(self.number()?) << 32 | u64::from(self.number()?));
+        let length = usize::try_from(self.number()?).map_err(|_| "too short")?;
+        let (name, rest) = self.0.split_at_checked(length).ok_or("too short")?;
+        self.0 = rest;
+        let name = std::str::from_utf8(name).map_err(|_| "the node's name is no text")?;
+        Ok(Owner { name: name.to_owned(), disk })
     }
 
     fn viewstamp(&mut self) -> Result<Viewstamp, String> {

@@ -930,3 +930,23 @@ fn who_was_told_of_an_error_of_its_disk_says_nothing_more() {
     run.oracles.observe(&Node::new("b"), &vote, true);
     run.finds("answered-after-error");
 }
+
+#[test]
+fn a_node_stops_only_because_of_its_disk() {
+    let stops = |run: &Run, disk_failed| run.oracles.node_stops(&Node::new("b"), "no reason", disk_failed);
+    let run = Run::of_three();
+    stops(&run, true);
+    run.is_well();
+    stops(&run, false);
+    run.finds("stopped-without-cause");
+
+    let run = Run::of_three();
+    run.oracles.node_died(&Node::new("b"));
+    run.oracles.node_lost_disk(&Node::new("b"));
+    stops(&run, false);
+    run.is_well();
+    run.learn("b", 1, &["a"]);
+    run.is_well();
+    stops(&run, false);
+    run.finds("stopped-without-cause");
+}

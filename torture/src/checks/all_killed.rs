@@ -23,7 +23,7 @@ pub(super) fn check(setup: &Setup) -> Result<String, Trouble> {
     for round in 1..=rounds {
         let in_round = |trouble| match trouble {
             Trouble::Failed(what) => Trouble::Failed(format!("round {round}: {what}")),
-            Trouble::Interrupted => trouble,
+            Trouble::Interrupted | Trouble::Unread => trouble,
         };
         let (took, locks) = kill_all(&mut cluster, &mut keepers, &mut users).map_err(in_round)?;
         back.add(took);

@@ -32,7 +32,7 @@ pub(super) fn check(setup: &Setup) -> Result<String, Trouble> {
         let [gap, whole, views] =
             stop(&mut cluster, &mut keepers, &mut users, member, time).map_err(|trouble| match trouble {
                 Trouble::Failed(what) => Trouble::Failed(format!("a {who} stopped for {time:?}: {what}")),
-                Trouble::Interrupted => trouble,
+                Trouble::Interrupted | Trouble::Unread => trouble,
             })?;
         figures.push(format!("{who} {time:?}: gap {gap}, whole again after {whole}, {views} views"));
     }

@@ -24,7 +24,7 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// Starts logging and raises the limit of open files. To be called once, first.
+    /// Starts logging, raises the limit of open files, and lets a full file be an error. To be called once, first.
     pub(crate) fn set_up(&self, default: LevelFilter) {
         let level = self.log.unwrap_or(default);
         // A log that can't be written (its disk is full, its reader gone) is no reason to stop serving.
@@ -34,6 +34,7 @@ impl Common {
             .with_target(false)
             .with_ansi(false)
             .init();
+        rt::process::outlive_file_size_limit();
         let limit = rt::process::raise_file_limit();
         tracing::debug!(limit, "open files");
     }
