@@ -18,11 +18,11 @@ pub mod trace;
 pub mod workers;
 pub mod world;
 
-/// The faults that the director injects, by the names of their counters.
+/// The faults that the director injects, by the names of their counters; without those of the phase of unrest, which is
+/// rare (that it comes at all is shown by its canaries).
 const DIRECTED: &[&str] = &[
     "fault: breakpoint",
     "fault: crash",
-    "fault: crash loop",
     "fault: cut from members",
     "fault: cut off from a majority",
     "fault: lab partition",
@@ -32,7 +32,6 @@ const DIRECTED: &[&str] = &[
     "fault: pause",
     "fault: power cut",
     "fault: power off",
-    "fault: smallest apart",
     "fault: spurious wake-up",
     "fault: clock drift",
 ];
