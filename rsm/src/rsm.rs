@@ -243,7 +243,9 @@ impl<S: StateMachine> State<S> {
     }
 
     fn log_request(&mut self, journal: &Journal, vs: Viewstamp, procno: u32, req: &Bytes) {
-        self.logged = journal.append(Item::Request { vs, procedure: procno, args: req.0.clone() });
+        let known = self.machine.knows(procno, &req.0);
+        let (procedure, args) = if known { (procno, req.0.clone()) } else { (state_machine::NOTHING, Vec::new()) };
+        self.logged = journal.append(Item::Request { vs, procedure, args });
         if journal.wants_base() {
             self.log_base(journal);
         }
@@ -564,6 +566,9 @@ impl<S: StateMachine> Inner<S> {
         let unreadable = |error: StateError| RsmError::State { path: path(), error: error.to_string() };
         state.machine.unmarshal_state(&bytes).map_err(unreadable)?;
         for Logged { offset, procedure, args, .. } in requests {
+            if procedure == state_machine::NOTHING {
+                continue;
+            }
             // It was known when it was executed.
             if !state.machine.knows(procedure, &args) {
                 let (procedure, _) = state_machine::inner(procedure, &args);
@@ -890,12 +895,13 @@ impl<S: StateMachine> Inner<S> {
             let mut state = self.state.lock();
             match state.replica.check_invoke(vs) {
                 Verdict::Execute if self.journal.is_behind() => return (RsmStatus::BUSY, 0),
-                Verdict::Execute if !state.machine.knows(proc, &req.0) => {
+                Verdict::Execute if !state.machine.knows(proc, &req.0) && !self.has_lab_primary(&state.replica) => {
                     drop(state);
-                    let (proc, _) = state_machine::inner(proc, &req.0);
-                    self.fatal(&format!(
-                        "the primary executes procedure {proc:#x}, which this program doesn't have: it is of another version"
-                    ));
+                    let (procedure, _) = state_machine::inner(proc, &req.0);
+                    let procedure = format_args!("{procedure:#x}").to_string();
+                    tracing::error!(node = %self.me, %vs, procedure, "the primary executes a procedure that this program \
+                        doesn't have: it is of another version. This node asks to be removed");
+                    self.cfg.ask_removal(true);
                     return (RsmStatus::ERR, 0);
                 }
                 Verdict::Execute => {
@@ -908,8 +914,7 @@ impl<S: StateMachine> Inner<S> {
                 }
                 Verdict::Again => {}
                 Verdict::Refuse => {
-                    let primary = state.replica.primary().filter(|_| state.replica.has_missed(vs));
-                    if primary.is_some_and(|primary| self.handles.client(primary).is_ok_and(|c| !c.is_ours())) {
+                    if state.replica.has_missed(vs) && self.has_lab_primary(&state.replica) {
                         // A lab primary uses up a stamp that a backup didn't answer, and goes on behind the gap.
                         self.cfg.request_same(ViewId(vs.vid));
                     }
@@ -926,6 +931,11 @@ impl<S: StateMachine> Inner<S> {
         }
         self.switches.breakpoint1();
         (RsmStatus::OK, 0)
+    }
+
+    /// Whether the latest view's primary is a node of the lab, as far as is known.
+    fn has_lab_primary(&self, replica: &Replica) -> bool {
+        replica.primary().is_some_and(|primary| self.handles.client(primary).is_ok_and(|client| !client.is_ours()))
     }
 
     /// Handler: the members of the latest view, and once more the primary (lab: `client_members`).

@@ -76,9 +76,13 @@ pub(crate) struct Machine<S> {
     sessions: Sessions,
 }
 
+/// What the journal has instead of a request whose procedure no program of ours has: a lab primary gives stamps to those,
+/// too.
+pub(crate) const NOTHING: u32 = 0x5946_0000;
+
 /// Whether a procedure is ours alone, and not the state machine's: no lab node may get it.
 pub(crate) fn is_of_sessions(procedure: u32) -> bool {
-    [OPEN.number, REQUEST.number].contains(&procedure)
+    [NOTHING, OPEN.number, REQUEST.number].contains(&procedure)
 }
 
 /// What client_invoke returns: (return value, marshalled result).
