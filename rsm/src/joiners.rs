@@ -16,8 +16,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The same for one that leaves soon.
 const FIRST_WAIT_OF_LEAVERS: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// A name that has been quiet for so long after its wait starts afresh.
-const FORGIVEN: Duration = Duration::from_secs(600);
+/// A name that has been quiet for so long after its wait starts afresh: longer than two that take turns are each away.
+const FORGIVEN: Duration = Duration::from_secs(60);
 /// Who leaves within this time of being added has left soon. Of two members that don't reach each other one is removed
 /// after 4 s (config::Timing::silence_of_lab: neither knows yet that the other is no lab node), and either may be the one:
 /// who stayed the first time and goes the second has been there for 9 s.
@@ -42,10 +42,16 @@ impl Joiners {
     /// A view follows another one; both name this node.
     pub(crate) fn view_changed(&mut self, before: &[String], after: &[String], now: Instant) {
         for name in before.iter().filter(|name| !after.contains(name)) {
-            let soon = self.added.get(name).is_some_and(|since| now - *since < STEADY);
             // One that failed to come into sync waits already.
-            if soon && !self.is_kept_away(name, now) && !rt::probe::weakened("L8-comes-and-goes") {
+            if self.is_kept_away(name, now) {
+                continue;
+            }
+            let soon = self.added.get(name).is_some_and(|since| now - *since < STEADY);
+            if soon && !rt::probe::weakened("L8-comes-and-goes") {
                 self.keep_away(name, FIRST_WAIT_OF_LEAVERS, now);
+            } else {
+                // It was well for a while: what was before doesn't count any more.
+                self.waits.remove(name);
             }
         }
         self.added.retain(|name, _| after.contains(name));
@@ -116,6 +122,20 @@ mod tests {
         joiners.view_changed(&without, &with, at(time + 600));
         joiners.view_changed(&with, &without, at(time + 601));
         assert!(!joiners.is_kept_away("a", at(time + 602)), "forgiven");
+    }
+
+    #[test]
+    fn l08_who_was_well_for_a_while_starts_afresh() {
+        let mut joiners = Joiners::default();
+        let (with, without) = (view("p a"), view("p"));
+        for (added, left) in [(0, 1), (2, 3), (5, 15)] {
+            joiners.view_changed(&without, &with, at(added));
+            joiners.view_changed(&with, &without, at(left));
+        }
+        assert!(!joiners.is_kept_away("a", at(15)));
+        joiners.view_changed(&without, &with, at(15));
+        joiners.view_changed(&with, &without, at(16));
+        assert!(!joiners.is_kept_away("a", at(17)), "the first wait again");
     }
 
     #[test]

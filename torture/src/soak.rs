@@ -26,6 +26,8 @@ const CROWD: Crowd = Crowd { clients: 3, threads: 2, locks: 3 };
 const QUIET: (u64, u64) = (1000, 4000);
 /// How long the service may take to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all nodes may take to be members again: one that left soon a few times is kept away for up to 30 s (L8).
+const WHOLE_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a line of progress is printed.
 const PROGRESS: Duration = Duration::from_secs(30);
 
@@ -121,13 +123,13 @@ fn soak(cluster: &mut Cluster, seen: &mut Seen, time: Duration) -> Result<impl f
 
 /// One window; gives the longest time without an answer since something was broken.
 fn window(cluster: &mut Cluster, keepers: &mut Keepers, users: &mut Users, fault: Fault) -> Result<Duration, Trouble> {
-    let members = cluster.await_whole(PATIENCE)?;
+    let members = cluster.await_whole(WHOLE_PATIENCE)?;
     keepers.run()?;
     users.run()?;
     nap(between(QUIET.0, QUIET.1))?;
     keepers.answers().measure();
     inject(cluster, &members, fault)?;
-    cluster.await_whole(PATIENCE)?;
+    cluster.await_whole(WHOLE_PATIENCE)?;
     keepers.await_all_since(now(), PATIENCE)?;
     let gap = keepers.answers().longest_gap();
     nap(between(QUIET.0, QUIET.1))?;
