@@ -59,10 +59,12 @@ pub(crate) struct State {
     pub(crate) ahead: Option<(String, ViewId)>,
     /// Since when heartbeats show that this node is behind.
     pub(crate) behind_since: Option<Instant>,
-    /// This node asks to be removed.
-    pub(crate) wants_out: bool,
-    /// What this node is.
+    /// What this node is; it may ask to be removed because of that.
     pub(crate) role: Role,
+    /// It asks to be removed, because its disk hangs.
+    pub(crate) disk_hangs: bool,
+    /// It asks to be removed, for another reason.
+    pub(crate) asks_removal: bool,
     /// Until then lab nodes aren't pinged: they are several views ahead.
     pub(crate) lab_rests_until: Option<Instant>,
     /// A view with the same members is wanted after this one.
@@ -81,6 +83,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether this node, `me`, answers heartbeats "remove me".
+    pub(crate) fn wants_out(&self, me: &str) -> bool {
+        self.asks_removal || self.disk_hangs || self.role.asks_removal() && self.views.is_member(me)
+    }
+
     /// Whether values are taken from a node, one by one (invariant 4). Not while this node knows no view: a first node that
     /// lost its disk, and knows view 1 alone when it dies, would take itself for the only member. It gets all views at
     /// once, from joinreq.
@@ -128,8 +135,9 @@ impl Config {
             changed: now(),
             ahead: None,
             behind_since: None,
-            wants_out: false,
             role: Role::Holder,
+            disk_hangs: false,
+            asks_removal: false,
             lab_rests_until: None,
             same_wanted: None,
             through: Vec::new(),
@@ -300,9 +308,14 @@ impl Config {
         }
     }
 
-    /// While true, heartbeats are answered "remove me". Ends by itself with a view that doesn't name this node.
+    /// From now on heartbeats are answered "remove me", until a view doesn't name this node, or until it is taken back.
     pub fn ask_removal(&self, wanted: bool) {
-        self.state.lock().wants_out = wanted;
+        self.state.lock().asks_removal = wanted;
+    }
+
+    /// Whether the disk hangs: a node that can't write asks to be removed, and removes nobody.
+    pub fn set_disk_hangs(&self, hangs: bool) {
+        self.state.lock().disk_hangs = hangs;
     }
 
     /// Simulates failures, for the tester: 3 and 4 are the proposer's.
@@ -331,7 +344,7 @@ impl Config {
         if !trusted && vid > ViewId(0) && check_name(m).is_ok() {
             state.heard = Some((m.to_owned(), vid));
         }
-        if state.wants_out {
+        if state.wants_out(&self.options.me) {
             return (PaxosStatus::ERR, vid.0.cast_signed());
         }
         let ok = if vid == mine || !trusted {
@@ -369,7 +382,7 @@ impl PaxosChange for Config {
             state.changed = time;
             state.behind_since = None;
             state.lab_rests_until = None;
-            state.wants_out &= value.contains(&self.options.me);
+            state.asks_removal &= value.contains(&self.options.me);
             state.detector.view_changed(value.members(), time);
             state.kicked = true;
             let left: Vec<String> = before

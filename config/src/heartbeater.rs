@@ -19,14 +19,15 @@ use yfs_rpc::CallError;
 use crate::config::Config;
 use crate::detector::{FailureDetector, Pong, Reason};
 use crate::events::Event;
+use crate::roles::Role;
 use crate::view::ViewId;
 
 /// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
 /// node that finds itself there leaves the lab's alone for so long, or until it learns a view.
 const LAB_REST: Duration = Duration::from_secs(3);
-/// A node that asked to be removed itself, as its disk was hanging, spares others who ask for so long after that: what made
-/// it ask may have come over all members at once, and the last of them would be alone.
-const OWN_TROUBLE: Duration = Duration::from_secs(1);
+/// A node that asked to be removed itself spares others who ask for so long after that: what made it ask (a disk that hung,
+/// short lives) may have come over all members, and the last of them would be alone.
+const OWN_TROUBLE: Duration = Duration::from_secs(5);
 /// Another's round is waited for so long.
 const OTHERS_ROUND: Duration = Duration::from_millis(300);
 
@@ -101,15 +102,18 @@ impl Heartbeater {
     fn remove_suspect(&mut self, config: &Config) {
         let (suspects, vid) = {
             let state = config.state.lock();
-            if !state.views.last().is_some_and(|view| state.role.may_remove(view.members().len())) {
-                return;
-            }
-            if state.wants_out {
+            let in_trouble = state.wants_out(config.myaddr());
+            if in_trouble {
                 self.spares_askers_until = now() + OWN_TROUBLE;
+            }
+            let may_remove = state.views.last().is_some_and(|view| state.role.may_remove(view.members().len()));
+            if in_trouble || !may_remove {
                 return;
             }
+            // One that asks may hold the state, and a joiner doesn't.
+            let spares = state.role != Role::Holder || now() < self.spares_askers_until;
             let mut suspects = state.detector.suspects(now());
-            suspects.retain(|(_, reason)| *reason != Reason::Asked || now() >= self.spares_askers_until);
+            suspects.retain(|(_, reason)| !spares || *reason != Reason::Asked);
             (suspects, state.views.vid())
         };
         if suspects.is_empty() || !self.may_propose(config, vid) {

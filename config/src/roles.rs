@@ -26,7 +26,7 @@ pub enum Role {
 
 impl Role {
     /// Whether it answers heartbeats "remove me".
-    fn asks_removal(self) -> bool {
+    pub(crate) fn asks_removal(self) -> bool {
         matches!(self, Role::Lost | Role::Unsteady)
     }
 
@@ -45,7 +45,7 @@ impl Role {
 pub enum Standing {
     /// It answers.
     Answers,
-    /// It answers that it wants to be removed: it has lost its state.
+    /// It answers that it wants to be removed: it has lost its state, or is in trouble for now.
     AsksRemoval,
     /// Its port refuses connections: its process is gone.
     Refuses,
@@ -56,8 +56,7 @@ pub enum Standing {
 impl Config {
     /// Tells what this node is. One that is [`Role::Lost`] or [`Role::Unsteady`] answers heartbeats "remove me".
     pub fn set_role(&self, role: Role) {
-        let mut state = self.state.lock();
-        (state.wants_out, state.role) = (role.asks_removal(), role);
+        self.state.lock().role = role;
     }
 
     /// How the other members of the last view stand. Asks all of them; blocks for at most a ping's time.

@@ -69,7 +69,8 @@ const MOST_LISTENING: usize = 10;
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A larger state doesn't fit into an answer; a little below the longest PDU.
 const MAX_STATE_BYTES: usize = (10 << 20) - (64 << 10);
-/// How often an outage is told again.
+/// How long an outage has to last to be told, and how often it is told again.
+const OUTAGE_LASTS: Duration = Duration::from_secs(5);
 const OUTAGE_TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// A node that can't read the service's state tries again after this time.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
@@ -99,10 +100,10 @@ enum Step {
 impl<S: StateMachine> Inner<S> {
     /// The recovery thread.
     pub(crate) fn recovery(self: &Arc<Self>) {
-        // Only a node without a log, that is named as the first, begins a service.
         let named = self.first == self.me || rt::probe::weakened("S6-first-begins-again");
         // It goes on listening for the one that was there before, after a restart too, until another node has joined.
         let mut listens = named && self.has_always_been_alone();
+        // Only a node without a log, that is named as the first, begins a service.
         if listens && self.cfg.is_new() && !self.begin_unless_there_is_one() {
             return;
         }
@@ -195,7 +196,7 @@ impl<S: StateMachine> Inner<S> {
                 None => {}
             }
         }
-        self.begin_service().inspect_err(|error| self.fatal(&error.to_string())).is_ok()
+        self.begin_service().inspect_err(|error| self.fatal(&error.explain())).is_ok()
     }
 
     /// Whether no view that this node knows ever named another one.
@@ -368,9 +369,11 @@ impl<S: StateMachine> Inner<S> {
     fn warn_if_nobody_holds_the_state(&self) {
         let is_out = self.cfg.survey().values().all(|standing| *standing == Standing::AsksRemoval);
         let news = {
-            let told = &mut self.state.lock().outage_told;
-            let news = is_out && told.is_none_or(|at| at.elapsed() >= OUTAGE_TOLD_AGAIN);
-            *told = if news { Some(now()) } else { told.filter(|_| is_out) };
+            let due = &mut self.state.lock().outage_due;
+            // Others may ask to be removed for a moment, though they hold the state.
+            let at = is_out.then(|| due.unwrap_or_else(|| now() + OUTAGE_LASTS));
+            let news = at.is_some_and(|at| now() >= at);
+            *due = if news { Some(now() + OUTAGE_TOLD_AGAIN) } else { at };
             news
         };
         if news {
@@ -567,12 +570,12 @@ impl<S: StateMachine> Inner<S> {
             state.log_in_sync(&self.journal, vid_insync, false);
             state.logged
         };
-        if !self.await_disk(logged, vid_insync) {
+        if !self.await_disk(logged, vid_insync) || !self.has_asked_the_others(vid_insync) {
             return false;
         }
         let due = {
             let mut state = self.state.lock();
-            if state.replica.vid() != vid_insync || state.stopping {
+            if state.replica.vid() != vid_insync || state.stopping || !state.replica.holds_state() {
                 return false;
             }
             state.replica.begin_sync();
@@ -781,14 +784,16 @@ impl<S: StateMachine> Inner<S> {
 
     /// Handler: a backup asks for the state (lab: `transferreq`).
     pub(crate) fn transferreq(&self, src: &str, last: Viewstamp, vid: u32) -> (RsmStatus, TransferRes) {
-        // Says where this node stands all the same, for one that asks back.
-        let busy =
-            (RsmStatus::BUSY, TransferRes { last: self.state.lock().replica.last_myvs(), ..TransferRes::default() });
+        let mut busy = (RsmStatus::BUSY, TransferRes::default());
         {
             let state = self.state.lock();
             // Strangers get nothing, and aren't worth a line in the log.
-            let member = state.replica.members().iter().any(|member| member == src);
-            if !member || !state.replica.may_transfer(vid) {
+            if !state.replica.members().iter().any(|member| member == src) {
+                return busy;
+            }
+            // For a primary that asks where this node stands.
+            busy.1.last = state.replica.last_myvs();
+            if !state.replica.may_transfer(vid) {
                 return busy;
             }
             if last != state.replica.last_myvs() {
@@ -803,7 +808,7 @@ impl<S: StateMachine> Inner<S> {
                 }
             }
         }
-        if self.has_lost_requests(src, last) {
+        if self.has_lost_requests(src, last, vid) {
             return busy;
         }
         let state = self.state.lock();
@@ -816,30 +821,53 @@ impl<S: StateMachine> Inner<S> {
         (RsmStatus::OK, TransferRes { state: bytes, last: mine })
     }
 
-    /// Whether the backup `src`, which has executed `last`, shows that requests are missing here: then this node's disk has
-    /// lost the end of its log, or was put back to an older one, and its state would be the end of them. It gives it up, asks
-    /// to be removed, and is sent the others'. The backup is asked back, so that no stranger's word is enough.
-    fn has_lost_requests(&self, src: &str, last: Viewstamp) -> bool {
-        // It holds the state if it was in sync in the view of its last request, and is named by every one since (rule 0).
-        let holds = |last: Viewstamp, vid: u32| (last.vid..=vid).all(|since| self.cfg.ismember(src, ViewId(since)));
-        let is_evidence = |last: Viewstamp| {
+    /// Before a state that was read from the disk is handed out for the first time, all members are asked where they stand.
+    /// False if it turned out that this node's disk has lost requests.
+    fn has_asked_the_others(&self, vid: u32) -> bool {
+        let others = {
             let state = self.state.lock();
-            state.replica.is_overtaken_by(last) && holds(last, state.replica.vid())
+            if !state.is_from_disk {
+                return true;
+            }
+            state.replica.members().iter().filter(|name| **name != self.me).cloned().collect::<Vec<_>>()
         };
-        if !is_evidence(last) {
-            return false;
+        // One that doesn't answer says it itself, when it asks for the state.
+        let lost = others.iter().any(|name| self.shows_lost_requests(name, vid).unwrap_or(false));
+        if !lost {
+            self.state.lock().is_from_disk = false;
         }
-        let (mine, vid) = {
-            let state = self.state.lock();
-            (state.replica.last_myvs(), state.replica.vid())
-        };
-        let asked = self.handles.client(src).ok();
-        let answer = asked.and_then(|c| c.call(TRANSFERREQ, (self.me.clone(), mine, vid), MEMBERS_TIMEOUT).ok());
-        let Some((_, theirs)) = answer.filter(|(_, theirs)| is_evidence(theirs.last)) else { return true };
+        !lost
+    }
+
+    /// Whether `last`, the last request of the member `src`, shows that requests are missing here that were acknowledged.
+    fn is_evidence(&self, src: &str, last: Viewstamp, vid: u32) -> bool {
+        let state = self.state.lock();
+        // It holds the state if it was in sync in the view of its last request, and is named by every one since (rule 0).
+        let holds = last.vid <= vid && (last.vid..=vid).all(|since| self.cfg.ismember(src, ViewId(since)));
+        // Who is named by the view of a stamp was in sync in it first, and has that on its disk.
+        let unmarked = state.replica.is_of_an_earlier_life(last.vid)
+            && last.vid > state.mark_at_start
+            && self.cfg.ismember(&self.me, ViewId(last.vid));
+        holds && (state.replica.is_overtaken_by(last) || unmarked)
+    }
+
+    /// Asks the member `src` of view `vid` where it stands. If that shows that requests are missing here, this node's disk
+    /// has lost the end of its log, or was put back to an older one, and its state would be the end of them. It gives the state
+    /// up, asks to be removed, and is sent the others'. `None`: no answer.
+    fn shows_lost_requests(&self, src: &str, vid: u32) -> Option<bool> {
+        if self.is_of_the_lab(src)? {
+            return Some(false);
+        }
+        let mine = self.state.lock().replica.last_myvs();
+        let client = self.handles.client(src).ok()?;
+        let (_, theirs) = client.call(TRANSFERREQ, (self.me.clone(), mine, vid), MEMBERS_TIMEOUT).ok()?;
+        if !self.is_evidence(src, theirs.last, vid) {
+            return Some(false);
+        }
         {
             let mut state = self.state.lock();
-            if state.replica.vid() != vid {
-                return true;
+            if state.replica.vid() != vid || !state.replica.is_primary() {
+                return None;
             }
             state.replica.state_lost();
         }
@@ -847,6 +875,19 @@ impl<S: StateMachine> Inner<S> {
             were acknowledged: was its folder put back to an older state? It gives its state up, and joins again");
         self.sync_cond.notify_all();
         self.recovery_cond.notify_all();
+        Some(true)
+    }
+
+    /// Whether the backup `src`, which says that it has executed `last`, must not be handed this node's state because of that.
+    /// It is asked back, so that no stranger's word is enough; one at a time.
+    fn has_lost_requests(&self, src: &str, last: Viewstamp, vid: u32) -> bool {
+        if !self.is_evidence(src, last, vid) {
+            return false;
+        }
+        if !std::mem::replace(&mut self.state.lock().asks_back, true) {
+            self.shows_lost_requests(src, vid);
+            self.state.lock().asks_back = false;
+        }
         true
     }
 

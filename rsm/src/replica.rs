@@ -253,10 +253,17 @@ impl Replica {
         theirs > mine && theirs.seqno > outstanding
     }
 
-    /// This node's disk has lost requests: it doesn't hold the state any more, and has to be sent it.
+    /// This node's disk has lost requests: it doesn't hold the state any more, nor serve, and has to be sent it.
     pub fn state_lost(&mut self) {
         self.holds_state = false;
+        self.inviewchange = true;
         self.insync = false;
+        self.outstanding = None;
+    }
+
+    /// Whether view `vid` was formed before this node was started.
+    pub fn is_of_an_earlier_life(&self, vid: u32) -> bool {
+        vid <= self.vid_start
     }
 
     /// A state was installed whole.

@@ -15,7 +15,7 @@
 //! Deviations from the lab: requests are sent to the backups in parallel; a stamp that was sent is sent again until all
 //! have it or the view changes; nobody's mutex is unlocked by somebody else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -195,8 +195,8 @@ pub enum RsmError {
 pub(crate) struct State<S: StateMachine> {
     pub(crate) replica: Replica,
     pub(crate) machine: Machine<S>,
-    /// What is outstanding: procedure and arguments, and since when a backup refuses it.
-    request: Option<(u32, Bytes, Option<Instant>)>,
+    /// What is outstanding: procedure and arguments, and since when which backups refuse it.
+    request: Option<(u32, Bytes, BTreeMap<String, Instant>)>,
     /// The answer to the last request executed as the primary; it may leave when this much is on the disk.
     answer: Option<(Viewstamp, Bytes, Position)>,
     /// What executions ask for, to be sent when this much is on the disk.
@@ -211,10 +211,16 @@ pub(crate) struct State<S: StateMachine> {
     pub(crate) lab_backups: bool,
     /// Lab members are several views ahead.
     pub(crate) left_behind: bool,
-    /// When operators were told last that nobody holds the state.
-    pub(crate) outage_told: Option<Instant>,
+    /// When operators are to be told that nobody holds the state.
+    pub(crate) outage_due: Option<Instant>,
     /// The disk hangs.
     pub(crate) disk_hangs: bool,
+    /// The state was read from the disk, and hasn't been handed out since.
+    pub(crate) is_from_disk: bool,
+    /// The view in which the state was in sync last when it was read from the disk.
+    pub(crate) mark_at_start: u32,
+    /// A backup is being asked back whether requests are missing here.
+    pub(crate) asks_back: bool,
     /// This node has been restarted again and again, and doesn't propose the same members before it has asked to be removed.
     pub(crate) unsteady: bool,
     pub(crate) stopping: bool,
@@ -340,8 +346,11 @@ impl<S: StateMachine> Rsm<S> {
             joiners: Joiners::default(),
             lab_backups: false,
             left_behind: false,
-            outage_told: None,
+            outage_due: None,
             disk_hangs: false,
+            is_from_disk: false,
+            mark_at_start: 0,
+            asks_back: false,
             unsteady: false,
             stopping: false,
         };
@@ -529,6 +538,15 @@ fn unstamped(status: SessionStatus) -> (ClientStatus, Bytes) {
     (ClientStatus::OK, state_machine::answer(status as i32, &Bytes::default()))
 }
 
+/// The answer to a request that isn't stamped now: in a session the client is told that it wasn't executed.
+fn not_now(procno: u32) -> (ClientStatus, Bytes) {
+    if state_machine::is_of_sessions(procno) {
+        unstamped(SessionStatus::BUSY)
+    } else {
+        (ClientStatus::BUSY, Bytes::default())
+    }
+}
+
 impl<S: StateMachine> Inner<S> {
     /// The nodes to join through.
     pub(crate) fn joins_through(&self) -> Vec<String> {
@@ -590,7 +608,7 @@ impl<S: StateMachine> Inner<S> {
         };
         let holds = mark > 0 && (mark..=vid).all(|since| self.cfg.ismember(&self.me, ViewId(since)));
         let holds = holds || state.replica.is_member() && rt::probe::weakened("S2-old-state-counts");
-        state.mark = mark;
+        (state.mark, state.mark_at_start, state.is_from_disk) = (mark, mark, holds);
         state.replica.recovered(last, holds);
         observe(|| Event::Recovered { last, state: state.digest(), holds });
         tracing::info!(node = %self.me, %last, mark, holds, "state from the log");
@@ -618,21 +636,18 @@ impl<S: StateMachine> Inner<S> {
         self.journal.watch();
         let hangs = self.journal.stalled().max(self.cfg.disk_stalled()) >= DISK_PATIENCE
             && !rt::probe::weakened("L4-waits-for-ever");
-        let (before, role) = {
+        let before = {
             let mut state = self.state.lock();
             if state.stopping {
                 return;
             }
-            (std::mem::replace(&mut state.disk_hangs, hangs), state.role())
+            std::mem::replace(&mut state.disk_hangs, hangs)
         };
-        if hangs {
-            self.cfg.ask_removal(true);
-        }
+        self.cfg.set_disk_hangs(hangs);
         if hangs && !before {
             tracing::error!(node = %self.me, "the disk hangs: this node asks to be removed");
         } else if before && !hangs {
             tracing::info!(node = %self.me, "the disk works again");
-            self.cfg.set_role(role);
         }
         let weak = Arc::downgrade(self);
         self.options.pollmgr.run_at(now() + DISK_LOOK, move || {
@@ -731,9 +746,7 @@ impl<S: StateMachine> Inner<S> {
             }
             match state.replica.may_stamp() {
                 Ok(()) => {}
-                Err(ClientStatus::BUSY) if state_machine::is_of_sessions(procno) => {
-                    return unstamped(SessionStatus::BUSY);
-                }
+                Err(ClientStatus::BUSY) => return not_now(procno),
                 Err(status) => return (status, Bytes::default()),
             }
             if !state.machine.knows(procno, &req.0) || req.0.len() > MAX_REQUEST_BYTES {
@@ -741,12 +754,7 @@ impl<S: StateMachine> Inner<S> {
             }
             // What is executed here is kept in memory until the disk has it.
             if self.journal.is_behind() {
-                let in_session = state_machine::is_of_sessions(procno);
-                return if in_session {
-                    unstamped(SessionStatus::BUSY)
-                } else {
-                    (ClientStatus::BUSY, Bytes::default())
-                };
+                return not_now(procno);
             }
             if state.lab_backups && state_machine::is_of_sessions(procno) {
                 // Not executed without its session: the client wouldn't learn that it may be executed again.
@@ -754,7 +762,7 @@ impl<S: StateMachine> Inner<S> {
             }
             let stamped = state.replica.stamp();
             observe(|| Event::Stamped { vs: stamped.vs, request: request_digest(procno, &req.0) });
-            state.request = Some((procno, req, None));
+            state.request = Some((procno, req, BTreeMap::new()));
             stamped
         };
         let vs = outstanding.vs;
@@ -834,9 +842,15 @@ impl<S: StateMachine> Inner<S> {
             Ok((status, _)) if status == RsmStatus::BUSY as i32 => (Duration::ZERO, false),
             Ok(_) => {
                 let mut state = self.state.lock();
-                let news = matches!(state.request, Some((_, _, None)));
-                let since = state.request.as_mut().map(|(_, _, since)| *since.get_or_insert_with(now));
-                (since.map_or(Duration::ZERO, Instant::elapsed), news)
+                let refusing = state.request.as_mut().map(|(_, _, refusing)| refusing);
+                let since = refusing.map(|refusing| match refusing.get(backup) {
+                    Some(since) => (since.elapsed(), false),
+                    None => {
+                        refusing.insert(backup.to_owned(), now());
+                        (Duration::ZERO, true)
+                    }
+                });
+                since.unwrap_or_default()
             }
             Err(_) => (Duration::ZERO, true),
         };
@@ -926,8 +940,12 @@ impl<S: StateMachine> Inner<S> {
         };
         // What is acknowledged is on the disk.
         let unsynced = rt::probe::weakened("mutant-backup-acks-unsynced");
-        if !unsynced && !self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)).unwrap_or(false) {
-            return (RsmStatus::ERR, 0);
+        match self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)) {
+            _ if unsynced => {}
+            Ok(true) => {}
+            // Only late.
+            Ok(false) => return (RsmStatus::BUSY, 0),
+            Err(_) => return (RsmStatus::ERR, 0),
         }
         self.switches.breakpoint1();
         (RsmStatus::OK, 0)
