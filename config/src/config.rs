@@ -245,6 +245,11 @@ impl Config {
         self.acceptor.short_lives()
     }
 
+    /// Counts this life among the short ones, until [`Config::note_lived`]. Waits for the disk.
+    pub fn note_started(&self) {
+        self.acceptor.note_started();
+    }
+
     /// Writes down that this life isn't a short one. Waits for the disk.
     pub fn note_lived(&self) {
         self.acceptor.note_lived();

@@ -8,7 +8,8 @@
 //!    owner is told, once: [`OnFatal`].
 //! 2. [`PaxosChange::paxos_commit`] is called once for each decided instance, in their order, with no lock held (H28);
 //!    but not for those that the log held at the start.
-//! 3. DISKREQ costs at most one write in 250 ms, whoever asks how often, and holds at most one thread.
+//! 3. DISKREQ costs at most one write in 250 ms, whoever asks how often, and holds at most one thread. What it writes takes
+//!    one byte of the disk, ever, and none of the log.
 //!
 //! Threads: handlers run on the server's workers for peers; they may wait for the disk, and nothing else. Upcalls run
 //! on whichever thread committed, one at a time: a thread that finds another one at it leaves its own to that one.
@@ -18,10 +19,11 @@
 //! owner calls [`Acceptor::bootstrap`]. Committing doesn't unlock the caller's mutex halfway.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rt::fs::File;
 use rt::probe::observe;
 use rt::sync::Mutex;
 use rt::time::{Instant, now};
@@ -51,7 +53,7 @@ pub trait PaxosChange: Send + Sync {
 pub type OnFatal = Arc<dyn Fn(&LogError) + Send + Sync>;
 
 /// For how long a write that was done shows that the disk works. One that begins to hang in that time is found out as
-/// late as one that does so just after it was asked. Four lines a second are nothing, whoever asks.
+/// late as one that does so just after it was asked. Four writes a second are nothing, whoever asks.
 const PROOF_LASTS: Duration = Duration::from_millis(250);
 
 /// What the disk does.
@@ -65,9 +67,40 @@ struct Writing {
     proving: bool,
 }
 
+/// What is written to see whether the disk works: one byte, again and again, in the file that is locked for the log. It
+/// is on the same disk, stays as long as the node has the log, and nobody reads it.
+struct Proof {
+    path: PathBuf,
+    file: File,
+}
+
+impl Proof {
+    /// Beside the log at `path`, which is open.
+    fn open(path: &Path) -> Result<Self, LogError> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        match File::append(&path) {
+            Ok(file) => Ok(Proof { path, file }),
+            Err(source) => Err(LogError::Io { path, doing: "open", source }),
+        }
+    }
+
+    /// Returns when the byte is on the disk.
+    fn write(&mut self) -> Result<(), LogError> {
+        let path = &self.path;
+        let io = |doing| move |source| LogError::Io { path: path.clone(), doing, source };
+        // A sync of what didn't change would prove nothing.
+        self.file.set_len(0).map_err(io("write"))?;
+        self.file.write_all(b".").map_err(io("write"))?;
+        self.file.sync_data().map_err(io("sync"))
+    }
+}
+
 struct Inner {
     paxos: AcceptorState,
     log: Log,
+    proof: Proof,
     /// Decided, and not yet told above.
     due: VecDeque<(Instance, Value)>,
     /// A thread is telling them.
@@ -95,11 +128,13 @@ impl Acceptor {
     /// # Errors
     /// When the log can't be used.
     pub fn open(dir: &Path, me: &str, on_fatal: OnFatal) -> Result<Arc<Self>, LogError> {
-        let (log, paxos) = Log::open(&dir.join(log::file_name(me)), me)?;
+        let path = dir.join(log::file_name(me));
+        let (log, paxos) = Log::open(&path, me)?;
+        let proof = Proof::open(&path)?;
         observe(|| restored(&paxos));
         let due = VecDeque::new();
         let disk = paxos.disk();
-        let inner = Inner { paxos, log, due, telling: false, change: None, failed: false, other_proposer: None };
+        let inner = Inner { paxos, log, proof, due, telling: false, change: None, failed: false, other_proposer: None };
         Ok(Arc::new(Acceptor {
             me: me.to_owned(),
             on_fatal,
@@ -186,6 +221,14 @@ impl Acceptor {
         self.state.lock().paxos.short_lives()
     }
 
+    /// Counts this life among the short ones, until [`Acceptor::note_lived`]. Waits for the disk.
+    pub fn note_started(&self) {
+        self.step(0, |paxos| {
+            let record = Some(Record::Starts(paxos.short_lives()));
+            Step { record, status: PaxosStatus::OK, result: (), behind: false }
+        });
+    }
+
     /// Writes down that this life isn't a short one. Waits for the disk.
     pub fn note_lived(&self) {
         self.step(0, |paxos| {
@@ -195,8 +238,8 @@ impl Acceptor {
         });
     }
 
-    /// Handler: the number of this node's disk, if that works: a write was done lately, and none is under way, or the number
-    /// is written once more. One that hangs keeps the first asker waiting; one that fails says nothing, as to those who ask
+    /// Handler: the number of this node's disk, if that works: a write was done lately, and none is under way, or one is
+    /// done now. One that hangs keeps the first asker waiting; one that fails says nothing, as to those who ask
     /// meanwhile.
     fn prove_disk(&self) -> Option<DiskId> {
         {
@@ -210,10 +253,19 @@ impl Acceptor {
             }
             writing.proving = true;
         }
-        let record = self.disk.map(Record::Disk);
-        let (status, ()) = self.step(0, |_| Step { record, status: PaxosStatus::OK, result: (), behind: false });
+        // After what is written to the log: a disk that hangs, or an error, is the same for both.
+        let proven = {
+            let mut inner = self.state.lock();
+            if inner.failed { None } else { Some(self.on_disk(&mut inner, true, |inner| inner.proof.write())) }
+        };
         self.writing.lock().proving = false;
-        self.disk.filter(|_| status == PaxosStatus::OK)
+        match proven? {
+            Ok(()) => self.disk,
+            Err(error) => {
+                self.fatal(&error);
+                None
+            }
+        }
     }
 
     /// Whether a node on this disk may vote in the instances to come, as far as this node's rounds show (rule 3).
@@ -386,22 +438,7 @@ impl Acceptor {
 
     /// Writes records; promises and votes among them were asked for in `instance`.
     fn write(&self, inner: &mut Inner, instance: Instance, records: &[Record]) -> Result<(), LogError> {
-        let begun = now();
-        self.writing.lock().since = Some(begun);
-        let appended = inner.log.append(records);
-        {
-            let mut writing = self.writing.lock();
-            writing.since = None;
-            if appended.is_err() {
-                writing.proven = None;
-            } else if !records.is_empty() {
-                writing.proven = Some(begun);
-            }
-        }
-        if let Err(error) = appended {
-            inner.failed = true;
-            return Err(error);
-        }
+        self.on_disk(inner, !records.is_empty(), |inner| inner.log.append(records))?;
         for record in records {
             observe(|| event(instance, record));
             if let Record::Done(instance, value) = record {
@@ -410,6 +447,27 @@ impl Acceptor {
             }
         }
         Ok(())
+    }
+
+    /// Has the disk do something; notes how that ends. If it `proves` that the disk works, and since when.
+    fn on_disk(
+        &self,
+        inner: &mut Inner,
+        proves: bool,
+        work: impl FnOnce(&mut Inner) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let begun = now();
+        self.writing.lock().since = Some(begun);
+        let done = work(inner);
+        let mut writing = self.writing.lock();
+        writing.since = None;
+        if done.is_err() {
+            writing.proven = None;
+            inner.failed = true;
+        } else if proves {
+            writing.proven = Some(begun);
+        }
+        done
     }
 
     fn fatal(&self, error: &LogError) {

@@ -3,8 +3,9 @@
 //! ```text
 //! crc 00000000
 //! disk 5f0c3e9a71b2d846 41000
-//! starts 0
 //! crc XXXXXXXX
+//! starts 0
+//! crc 1e104f3f
 //! done 1 41000
 //! crc 42c689b4
 //! propseen 1 41000
@@ -16,11 +17,11 @@
 //! rewritten with them. (An earlier version of this program had no first one: the first append was covered from the
 //! file's beginning on.)
 //!
-//! Two files beside it: `paxos-<me>.log.lock`, always empty, belongs to the process that has the log;
-//! `paxos-<me>.log.new` is the log while it is rewritten, and what a crash leaves of it is never read.
+//! Two files beside it: `paxos-<me>.log.lock` belongs to the process that has the log (it is empty, or one byte long:
+//! acceptor.rs proves with it that the disk works); `paxos-<me>.log.new` is the log while it is rewritten, and what a crash leaves of it is never read.
 //!
-//! Each start writes the number of the disk and that of short lives anew, at the beginning: so there is one of each,
-//! whatever was appended before.
+//! To open it writes the number of the disk and that of short lives anew, at the beginning: so there is one of each,
+//! whatever was appended before. A life counts when the node says so, with a new number of them ([`Record::Starts`]).
 //!
 //! Invariants:
 //! 1. One append is one write, and is on the disk before [`Log::append`] returns. What [`Log::open`] hands over is on
@@ -37,7 +38,7 @@
 //! Deviation from the lab: it neither syncs nor checks, and a torn line stops it (H5). Left out: dropping the oldest
 //! instances (H22); a log may begin with any instance, so a shorter file can be put in its place.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rt::fs::{self, File};
@@ -99,19 +100,15 @@ pub struct Log {
     text: String,
     failed: bool,
     /// Held for invariant 4.
-    _lock: File,
+    _lock: Lock,
 }
+
+/// Keeps other processes from a log, as long as it isn't dropped.
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 /// The name of a node's log in its folder.
 pub fn file_name(me: &str) -> String {
     format!("paxos-{me}.log")
-}
-
-/// The file beside the log whose name ends in `end`.
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 /// An error of the operating system, about a file.
@@ -130,11 +127,27 @@ impl Log {
     /// # Errors
     /// When the file is in use, damaged, or can't be read and written.
     pub fn open(path: &Path, me: &str) -> Result<(Log, AcceptorState), LogError> {
-        let lock_path = beside(path, ".lock");
+        Log::open_locked(path, me, Log::lock(path)?)
+    }
+
+    /// Locks the log at `path`, be there one or not.
+    ///
+    /// # Errors
+    /// When another process has it, or the operating system refuses.
+    pub fn lock(path: &Path) -> Result<Lock, LogError> {
+        let lock_path = fs::beside(path, ".lock");
         let lock = File::append(&lock_path).map_err(io(&lock_path, "open"))?;
         if !lock.try_lock().map_err(io(&lock_path, "lock"))? {
             return Err(LogError::InUse { path: path.to_owned() });
         }
+        Ok(Lock(lock))
+    }
+
+    /// As [`Log::open`], with the lock of that log.
+    ///
+    /// # Errors
+    /// When the file is damaged, or can't be read and written.
+    pub fn open_locked(path: &Path, me: &str, lock: Lock) -> Result<(Log, AcceptorState), LogError> {
         let bytes = read(path)?.unwrap_or_default();
         let Scan { mut state, text, mut file, keep, .. } = Scan::of(&bytes, me).map_err(damaged(path))?;
         let torn = bytes.get(keep..).unwrap_or_default();
@@ -145,10 +158,12 @@ impl Log {
             }
         }
         let disk = state.disk().unwrap_or_else(|| DiskId(rt::random::u64()));
-        let starts = Record::Starts(state.short_lives_next());
-        let lines = record::owner_line(disk, me) + &starts.to_string();
+        // This life doesn't count yet: the next one reads the same.
+        let counted = state.counted().map_or(String::new(), |counted| Record::Starts(counted).to_string());
+        let lines = record::owner_line(disk, me) + &counted;
         file.splice(HEAD.len()..HEAD.len(), (lines.clone() + &crc_line(lines.as_bytes())).into_bytes());
-        for record in [Record::Disk(disk), starts] {
+        for record in [Record::Disk(disk), Record::Starts(state.counted().map_or(0, |before| before.saturating_add(1)))]
+        {
             // They are right whatever came before them.
             state.replay(record).map_err(|what| LogError::Damaged { path: path.to_owned(), offset: keep, what })?;
         }
@@ -156,24 +171,12 @@ impl Log {
         Ok((Log { path: path.to_owned(), file, text, failed: false, _lock: lock }, state))
     }
 
-    /// What the log at `path` says, if there is one. Changes nothing, so a folder that can't be written to will do.
+    /// What the log at `path` says, if there is one. Changes nothing, and keeps nobody out: who has the log may be writing
+    /// it, and what is written just now may be missing.
     ///
     /// # Errors
-    /// When the file is in use, damaged, or can't be read.
+    /// When the file is damaged or can't be read.
     pub fn look(path: &Path, me: &str) -> Result<Option<AcceptorState>, LogError> {
-        let lock_path = beside(path, ".lock");
-        if fs::exists(&lock_path).map_err(io(&lock_path, "look for"))? {
-            match File::append(&lock_path) {
-                Ok(lock) if !lock.try_lock().map_err(io(&lock_path, "lock"))? => {
-                    return Err(LogError::InUse { path: path.to_owned() });
-                }
-                // To look is no harm, if it runs or not.
-                Err(error) if !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-                    return Err(io(&lock_path, "open")(error));
-                }
-                _ => {}
-            }
-        }
         let Some(bytes) = read(path)? else { return Ok(None) };
         Ok(Some(Scan::of(&bytes, me).map_err(damaged(path))?.state))
     }
@@ -233,10 +236,8 @@ fn damaged(path: &Path) -> impl FnOnce(Damage) -> LogError {
 /// Puts a file with these bytes in the place of the one at `path`, for sure, and opens it for appending. A crash leaves
 /// the one or the other.
 fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
-    let new = beside(path, ".new");
-    if fs::exists(&new).map_err(io(&new, "look for"))? {
-        fs::remove_file(&new).map_err(io(&new, "remove"))?;
-    }
+    let new = fs::beside(path, ".new");
+    fs::remove_leftover(&new).map_err(io(&new, "remove"))?;
     let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
     let written = file.write_all(bytes).map_err(io(&new, "write"));
     let synced = written.and_then(|()| file.sync_data().map_err(io(&new, "sync")));
@@ -244,7 +245,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
         // A full disk needs the room.
         let _ = fs::remove_file(&new);
     })?;
-    fs::sync_dir(path.parent().unwrap_or(Path::new(""))).map_err(io(path, "sync the folder of"))?;
+    fs::sync_folder_of(path).map_err(io(path, "sync the folder of"))?;
     Ok(file)
 }
 

@@ -26,7 +26,7 @@ fn history() -> Vec<Vec<Record>> {
 fn read(path: &Path) -> Vec<u8> {
     let text = String::from_utf8(fs::read(path).unwrap()).unwrap();
     let rest = text.strip_prefix(HEAD).filter(|rest| rest.starts_with("disk "));
-    let after = rest.map(|rest| rest.splitn(4, '\n').nth(3).unwrap());
+    let after = rest.map(|rest| rest.split_once("\ncrc ").unwrap().1.split_once('\n').unwrap().1);
     after.map_or(text.clone(), |after| HEAD.to_owned() + after).into_bytes()
 }
 
@@ -341,18 +341,12 @@ fn a_log_says_whose_it_is_and_is_no_other_nodes() {
     let text = || String::from_utf8(fs::read(&path).unwrap()).unwrap();
     let (_, state) = Log::open(&path, "41000").unwrap();
     let disk = state.disk().unwrap();
-    let first = format!("disk {disk} 41000\nstarts 0\n");
+    let first = format!("disk {disk} 41000\n");
     assert_eq!(text(), format!("{HEAD}{first}{}", crc_line(first.as_bytes())));
     assert_eq!(Log::open(&path, "41000").unwrap().1.disk(), Some(disk));
     assert!(text().matches("disk ").count() == 1 && text().contains(&format!("disk {disk} 41000\n")), "{}", text());
     let error = Log::open(&path, "42000").map(|_| ()).unwrap_err();
     assert!(error.to_string().ends_with("paxos-41000.log: damaged at byte 13: this is node 41000's file"), "{error}");
-    // As an earlier version wrote it.
-    let old = format!("disk {disk}\n");
-    write(&path, format!("{HEAD}{old}{}", crc_line(old.as_bytes())).as_bytes());
-    assert_eq!(Log::open(&path, "41000").unwrap().1.disk(), Some(disk));
-    assert!(text().starts_with(&format!("{HEAD}{first}")) && text().matches("disk ").count() == 1, "{}", text());
-    assert!(Log::open(&path, "42000").is_err());
 }
 
 #[test]
@@ -388,29 +382,39 @@ fn l08_short_lives_are_counted_until_one_has_lived() {
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     let text = || String::from_utf8(fs::read(&path).unwrap()).unwrap();
-    let short_lives = || Log::open(&path, "41000").unwrap().1.short_lives();
+    let looks = || Log::open(&path, "41000").unwrap().1.short_lives();
+    assert_eq!([(); 3].map(|()| looks()), [0; 3], "who only opened it hasn't lived");
+    let short_lives = || {
+        let (mut log, state) = Log::open(&path, "41000").unwrap();
+        log.append(&[Record::Starts(state.short_lives())]).unwrap();
+        state.short_lives()
+    };
     assert_eq!([(); 4].map(|()| short_lives()), [0, 1, 2, 3]);
+    assert_eq!([(); 3].map(|()| looks()), [4; 3]);
     let disk = text().lines().nth(1).unwrap().to_owned();
     let (mut log, state) = Log::open(&path, "41000").unwrap();
     assert_eq!(state.short_lives(), 4);
+    log.append(&[Record::Starts(4)]).unwrap();
     log.append(&history()[0]).unwrap();
     log.append(&[Record::Disk(state.disk().unwrap())]).unwrap();
     log.append(&[Record::Lived]).unwrap();
     assert_eq!(log.dump(), "done 1 41000\n", "neither travels");
     drop(log);
     assert!(text().contains("\nstarts 4\n") && text().contains("\nlived\n"));
+    assert_eq!((looks(), looks()), (0, 0), "forgiven, and for good");
     assert_eq!([(); 3].map(|()| short_lives()), [0, 1, 2]);
+    assert_eq!(looks(), 3);
     let own: Vec<String> = text().lines().filter(|line| !line.starts_with("crc ")).map(str::to_owned).collect();
     assert_eq!(own, [&disk, "starts 2", "done 1 41000"], "one of each, whatever was appended");
     // A lived that was torn off doesn't count.
     let whole = text() + "lived\n";
     for torn in [&whole[..], &whole[..whole.len() - 3]] {
         write(&path, torn.as_bytes());
-        assert_eq!(short_lives(), 3, "{torn:?}");
+        assert_eq!(looks(), 3, "{torn:?}");
     }
     let full = HEAD.to_owned() + "starts 4294967295\n" + &crc_line(b"starts 4294967295\n");
     write(&path, full.as_bytes());
-    assert_eq!(short_lives(), u32::MAX);
+    assert_eq!((short_lives(), short_lives()), (u32::MAX, u32::MAX));
     write(&path, LAB_LOG.as_bytes());
     assert_eq!(short_lives(), 0, "a log that doesn't say");
 }
@@ -427,9 +431,14 @@ fn to_look_changes_nothing_and_sees_what_opening_would() {
     assert_eq!(fs::read(&path).unwrap(), torn);
     assert_eq!(fs::list(dir.path()).unwrap().len(), 1, "no lock file either");
     let (log, _) = open(&path).unwrap();
-    assert!(matches!(Log::look(&path, "41000"), Err(LogError::InUse { .. })));
+    assert!(Log::look(&path, "41000").unwrap().is_some(), "who has the log isn't disturbed");
     drop(log);
-    assert!(Log::look(&path, "41000").unwrap().is_some());
+    let lock = Log::lock(&path).unwrap();
+    assert!(matches!(open(&path), Err(LogError::InUse { .. })) && Log::lock(&path).is_err());
+    let (log, _) = Log::open_locked(&path, "41000", lock).unwrap();
+    assert!(Log::lock(&path).is_err(), "the log has the lock now");
+    drop(log);
+    assert!(Log::lock(&path).is_ok());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! accepted N NODE VALUE    a vote; it promises (N, NODE) too
 //! done INSTANCE VALUE      a decided value
 //! disk ID NODE             ours: the number of this disk, drawn when the log was made, and whose log it is
-//! disk ID                  ours: the number once more, or as an earlier version wrote it
+//! disk ID                  ours: the number, as earlier versions wrote it
 //! added INSTANCE NODE ID   ours: this node proposed to add NODE, on the disk ID, in INSTANCE, and inherited nothing
 //! starts N                 ours: so many lives of this node before this one were short, one after the other
 //! lived                    ours: this life isn't short

@@ -92,10 +92,9 @@ impl AcceptorState {
         self.starts.unwrap_or(0)
     }
 
-    /// What [`AcceptorState::short_lives`] is for a life that begins after this one. A log that doesn't say is new, or older
-    /// than such records.
-    pub(crate) fn short_lives_next(&self) -> u32 {
-        self.starts.filter(|_| !self.lived).map_or(0, |before| before.saturating_add(1))
+    /// How many short lives came before the last one that counts, if that was a short one.
+    pub(crate) fn counted(&self) -> Option<u32> {
+        self.starts.filter(|_| !self.lived)
     }
 
     #[cfg(test)]

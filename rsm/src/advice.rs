@@ -5,15 +5,20 @@ use std::io::ErrorKind;
 use yfs_config::LogError;
 
 use crate::journal::JournalError;
+use crate::pair::PairError;
 use crate::rsm::RsmError;
 
-const NEWER: &str = "use the version of this program that wrote it, or a newer one; don't move it away";
+const OTHER_VERSION: &str = "another version of this program wrote it, or another program: use that one, or a newer version; \
+                             never move it away";
 const ODD_FILE: &str = "something else is in its place: move that away";
 /// Both texts about damage: a copy is as good as a disk that lost what was acknowledged since.
 const PAXOS_DAMAGED: &str = "move it and rsm-ME.log away, and let the node join another one, as a new node: FIRST must not be \
                              ME then. Only a copy made after the node last ran may be put in its place";
-const JOURNAL_DAMAGED: &str = "move it away, but keep paxos-ME.log, and start the node again: it is sent the state by the \
-                               others. Only a copy made after the node last ran may be put in its place";
+const JOURNAL_DAMAGED: &str = "if other nodes hold the state, move it away, but keep paxos-ME.log, and start the node again: it \
+                               is sent the state by the others. If none does, keep it. Only a copy made after the node last \
+                               ran may be put in its place";
+const VOTES_LOST: &str = "move both away; the node is then added again as a new one: FIRST must not be ME then. If no other \
+                          node has the state, start over from this one instead";
 /// Nobody could send the state to a node that is to be the only one.
 const LAST_DAMAGED: &str = "it may be all that is left, so keep it: start over from another node, or put a copy in its place \
                             that was made after the node last ran";
@@ -35,7 +40,16 @@ impl RsmError {
             RsmError::TestPort { .. } => "leave the port after ME's free, or choose another ME",
             RsmError::Log(error) => return explain_log(error),
             RsmError::Journal(error) => return explain_journal(error),
-            RsmError::State { .. } => JOURNAL_DAMAGED,
+            RsmError::Pair(PairError::OtherNode { .. }) => {
+                "put this node's own one in its place; if that is lost, move this one away, but keep paxos-ME.log, and start \
+                 the node again: it is sent the state by the others, if there are any"
+            }
+            RsmError::Pair(PairError::OtherDisk { .. } | PairError::VotesLost { .. }) => VOTES_LOST,
+            // The file is as it was written.
+            RsmError::State { .. } => OTHER_VERSION,
+            RsmError::Procedure { .. } => {
+                "start the version that wrote it once more, without clients that call it (docs/durable-state.md)"
+            }
             _ => return self.to_string(),
         };
         format!("{self}: {advice}")
@@ -77,10 +91,12 @@ pub(crate) fn explain_journal(error: &JournalError) -> String {
             "the node has lost its Paxos log that often; remove some of those that you don't need"
         }
         JournalError::Damaged { .. } => JOURNAL_DAMAGED,
-        JournalError::Format { .. } => NEWER,
-        JournalError::Gone { .. } | JournalError::TooLong { .. } | JournalError::Stopped { .. } => {
-            return error.to_string();
+        JournalError::Format { .. } => OTHER_VERSION,
+        JournalError::Gone { .. } => {
+            "if it was moved away, put it back; if not, start the node again: it is sent the state by the others, if there \
+             are any"
         }
+        JournalError::TooLong { .. } | JournalError::Stopped { .. } => return error.to_string(),
     };
     format!("{error}: {advice}")
 }

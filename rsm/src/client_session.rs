@@ -1,8 +1,10 @@
 //! A client's session with the service, as the client keeps it: who of its threads has which number under way.
 //!
 //! Invariants:
-//! 1. A number is given to one call, and goes with each copy of that call's request.
-//! 2. What is said to be answered is below all numbers under way: no call under way loses its reply.
+//! 1. A number is given to one call, and goes with each copy of that call's request. The service knows copies by it alone.
+//! 2. What is said to be answered is at most the lowest number under way: no call under way loses its reply. Each copy says
+//!    what it is by then: the service, when it has no room for replies, goes on with the lowest number only, and must hear
+//!    which that is.
 //! 3. What was given up without an answer is told with each later request until one of these has an answer: then it won't
 //!    be executed any more.
 //! 4. No number is given that the service would refuse as too far ahead.
@@ -24,9 +26,9 @@ const SESSION_RANK: Rank = Rank::new(68, "rsm_client.session");
 pub(crate) struct Ticket {
     pub(crate) session: SessionId,
     pub(crate) seq: u64,
-    /// Below which number the client had all answers when the ticket was given.
+    /// Below which number the client has all answers, as of the copy sent last.
     pub(crate) answered: u64,
-    /// What was given up from there on.
+    /// What was given up from there on before the ticket was given.
     pub(crate) given_up: Vec<u64>,
 }
 
@@ -105,6 +107,25 @@ impl ClientSession {
         }
     }
 
+    /// Another copy of a call's request is about to be sent: says in it what is answered by now.
+    ///
+    /// That is safe. The call is under way until [`ClientSession::ended`], and so are those of other threads: what is
+    /// answered is at most the lowest of their numbers. It only grows, for a number comes under way above all that were:
+    /// a copy that is late says less than the service may know, never more. The service tells copies apart by session and
+    /// number alone, so that they differ doesn't matter; copies that rpc makes of one call of its own don't differ.
+    ///
+    /// What was given up since is left to the calls that came since: whoever gives a call up and undoes it does so by a
+    /// later one. So no copy is longer than the first: none is refused for its size of which an earlier one was executed.
+    pub(crate) fn renew(&self, ticket: &mut Ticket) {
+        let state = self.state.lock();
+        if state.session == Some(ticket.session)
+            && let Some(&lowest) = state.under_way.first()
+        {
+            ticket.answered = lowest;
+            ticket.given_up.retain(|number| *number >= lowest);
+        }
+    }
+
     /// A call has its answer, or is given up: the service may forget its reply, and refuses copies of it.
     pub(crate) fn ended(&self, ticket: &Ticket, how: Ended) {
         let mut state = self.state.lock();
@@ -154,6 +175,32 @@ mod tests {
         assert_eq!(ticket(&calls, SECOND), Some(Ticket { session: FIRST, seq: 3, answered: 0, given_up: Vec::new() }));
         calls.ended(&tickets[0], Ended::Answered);
         assert_eq!(ticket(&calls, SECOND), Some(Ticket { session: FIRST, seq: 4, answered: 2, given_up: Vec::new() }));
+    }
+
+    #[test]
+    fn each_copy_says_what_is_answered_by_then() {
+        let calls = ClientSession::new();
+        let lost = ticket(&calls, FIRST).expect("it opens");
+        let slow = ticket(&calls, FIRST).expect("it opens");
+        let given_up = ticket(&calls, FIRST).expect("it opens");
+        calls.ended(&given_up, Ended::GivenUp);
+        let mut last = ticket(&calls, FIRST).expect("it opens");
+        assert_eq!((last.seq, last.answered, &last.given_up), (3, 0, &vec![2]));
+        calls.ended(&lost, Ended::GivenUp);
+        calls.renew(&mut last);
+        assert_eq!((last.seq, last.answered, &last.given_up), (3, 1, &vec![2]));
+        calls.ended(&slow, Ended::Answered);
+        let next = ticket(&calls, FIRST);
+        assert_eq!(next.map(|t| (t.seq, t.answered)), Some((4, 3)));
+        calls.renew(&mut last);
+        assert_eq!((last.seq, last.answered, &last.given_up), (3, 3, &Vec::new()));
+        // Another session has other numbers.
+        calls.expired(FIRST);
+        let mut other = ticket(&calls, SECOND).expect("it opens");
+        calls.renew(&mut last);
+        assert_eq!((last.seq, last.answered), (3, 3));
+        calls.renew(&mut other);
+        assert_eq!((other.seq, other.answered), (0, 0));
     }
 
     #[test]

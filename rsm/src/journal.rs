@@ -12,7 +12,7 @@
 //!    written is an error with the file and the byte, never another state.
 //! 3. Nothing is ever appended to a file that was read: its bytes may be those of a failed sync, which the operating
 //!    system reports once and then shows as long as it remembers them, and no sync of that file writes them again. The
-//!    owner begins a new generation ([`Journal::begin`]) before it tells anybody what it has read.
+//!    owner begins a new generation before it tells anybody what it has read.
 //! 4. A generation has its name only when its base is on the disk: it is written to `rsm-<me>.log.new`, synced, renamed,
 //!    and the folder synced. So a crash leaves the old one or the new one, and a base that isn't whole is damage. What a
 //!    crash leaves of `.new` is never read, and removed by the next [`Journal::open`]; what an error leaves, at once.
@@ -129,8 +129,7 @@ pub enum JournalError {
         bytes: usize,
     },
     /// Its name has gone, or is another file's: what is written from now on would be lost when the process ends.
-    #[error("{}: removed, or replaced by another file, while the node ran: started again, the node is sent the state \
-        by the others", path.display())]
+    #[error("{}: removed, or replaced by another file, while the node ran", path.display())]
     Gone {
         /// The file.
         path: PathBuf,
@@ -202,8 +201,8 @@ pub struct Logged {
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// Whose it is; `None` in a file of format 1.
-    pub owner: Option<Owner>,
+    /// Whose it is.
+    pub owner: Owner,
     /// The last view in which the node was in sync.
     pub mark: u32,
     /// The last request executed in `state`.
@@ -278,12 +277,17 @@ impl Journal {
     /// # Errors
     /// When the file is damaged or can't be read.
     pub fn open(dir: &Path, me: &str, disk: DiskId) -> Result<(Journal, Option<Recovered>), JournalError> {
-        let path = dir.join(file_name(me));
         clean_up(dir, me)?;
         let recovered = Journal::look(dir, me)?;
+        Ok((Journal::at(dir, me, disk), recovered))
+    }
+
+    /// The same, without a look at what it says.
+    pub fn at(dir: &Path, me: &str, disk: DiskId) -> Journal {
+        let path = dir.join(file_name(me));
         let owner = Owner { name: me.to_owned(), disk };
         let disk = Disk { path: path.clone(), owner: owner.clone(), generation: None };
-        Ok((Journal::new(path, owner, Some(disk)), recovered))
+        Journal::new(path, owner, Some(disk))
     }
 
     /// What the journal of node `me` in `dir` says. Changes nothing.
@@ -322,24 +326,11 @@ impl Journal {
         Journal(Arc::new(Inner { path, owner, is_in_memory, state, work: Condvar::new(), progress: Condvar::new() }))
     }
 
-    /// Begins a new generation with this state, and returns when it is on the disk: what the node was given by
-    /// [`Journal::open`] counts from then on. Only before [`Journal::start`]; later a base is appended.
-    ///
-    /// # Errors
-    /// When it may not be on the disk, which is not told to any `on_fatal`; the journal can't be used then.
-    ///
-    /// # Panics
-    /// After [`Journal::start`].
-    pub fn begin(&self, mark: u32, last: Viewstamp, state: Vec<u8>) -> Result<(), JournalError> {
-        self.append(Item::Base { mark, last, state });
-        self.write_queued()
-    }
-
     /// Writes what is queued, a base at least, as one generation, and returns when it is on the disk: all of it or nothing.
     /// Only before [`Journal::start`].
     ///
     /// # Errors
-    /// As [`Journal::begin`].
+    /// When it may not be on the disk, which is not told to any `on_fatal`; the journal can't be used then.
     ///
     /// # Panics
     /// After [`Journal::start`].
@@ -359,7 +350,7 @@ impl Journal {
     }
 
     /// Starts the thread that writes, of this node. It calls `on_synced` when everything up to a position is on the disk,
-    /// in order, and `on_fatal` if the disk fails, once; both without a lock. [`Journal::begin`] is told to neither. They
+    /// in order, and `on_fatal` if the disk fails, once; both without a lock. They
     /// may not call [`Journal::stop`], which would wait for them.
     ///
     /// # Errors
@@ -645,8 +636,8 @@ impl Disk {
         gets_on: &dyn Fn(),
     ) -> Result<Generation, JournalError> {
         let path = &self.path;
-        let new = beside(path, ".new");
-        remove_leftover(&new)?;
+        let new = fs::beside(path, ".new");
+        fs::remove_leftover(&new).map_err(io(&new, "remove"))?;
         let (mut writer, head) = Writer::begin(&self.owner, mark, last, &state).map_err(too_long(path))?;
         let tail = frames(path, &mut writer, format::end_of_base(), rest)?;
         let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
@@ -725,23 +716,23 @@ pub struct Aside {
 
 /// Gives the journal of an earlier life of node `me` another name, `rsm-<me>.log.aside`, or `.aside.2` and so on, for
 /// sure: a node without its Paxos log is a new node, whatever its name was used for. `None` if there was none, or one
-/// without a request, which is removed: a first node can end before its first view.
+/// without a request, which is removed: a first node can end before its first view. `says` is what was read of it.
 ///
 /// # Errors
 /// What the operating system says, or if there are too many.
-pub fn set_aside(dir: &Path, me: &str) -> Result<Option<Aside>, JournalError> {
+pub fn set_aside(dir: &Path, me: &str, says: Option<Recovered>) -> Result<Option<Aside>, JournalError> {
     let path = dir.join(file_name(me));
     if !exists(&path)? {
         return Ok(None);
     }
-    let said = read(&path, me).ok().map(|recovered| (recovered.mark, recovered.last()));
+    let said = says.map(|recovered| (recovered.mark, recovered.last()));
     if said.is_some_and(|(_, last)| last == Viewstamp::default()) {
         fs::remove_file(&path).map_err(io(&path, "remove"))?;
         sync_folder(&path)?;
         return Ok(None);
     }
     let name = |number| if number == 1 { ".aside".to_owned() } else { format!(".aside.{number}") };
-    for to in (1..=MAX_ASIDE).map(|number| beside(&path, &name(number))) {
+    for to in (1..=MAX_ASIDE).map(|number| fs::beside(&path, &name(number))) {
         if !exists(&to)? {
             fs::rename(&path, &to).map_err(io(&path, "set aside"))?;
             sync_folder(&path)?;
@@ -751,34 +742,22 @@ pub fn set_aside(dir: &Path, me: &str) -> Result<Option<Aside>, JournalError> {
     Err(JournalError::Aside { path })
 }
 
-/// Removes what a crash has left of a new generation, which may be what fills the disk.
+/// Removes what a crash has left of a new generation, which may be what fills the disk. The caller has the lock of the
+/// Paxos log.
 ///
 /// # Errors
 /// What the operating system says.
 pub fn clean_up(dir: &Path, me: &str) -> Result<(), JournalError> {
-    remove_leftover(&beside(&dir.join(file_name(me)), ".new"))
-}
-
-/// The file beside the journal whose name ends in `end`.
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
+    let new = fs::beside(&dir.join(file_name(me)), ".new");
+    fs::remove_leftover(&new).map_err(io(&new, "remove"))
 }
 
 fn exists(path: &Path) -> Result<bool, JournalError> {
     fs::exists(path).map_err(io(path, "look for"))
 }
 
-fn remove_leftover(new: &Path) -> Result<(), JournalError> {
-    if exists(new)? {
-        fs::remove_file(new).map_err(io(new, "remove"))?;
-    }
-    Ok(())
-}
-
 fn sync_folder(path: &Path) -> Result<(), JournalError> {
-    fs::sync_dir(path.parent().unwrap_or(Path::new(""))).map_err(io(path, "sync the folder of"))
+    fs::sync_folder_of(path).map_err(io(path, "sync the folder of"))
 }
 
 /// An error of the operating system, about a file.

@@ -59,7 +59,7 @@ fn file_of(items: &[Item]) -> (Vec<u8>, Vec<usize>) {
 fn recovered(items: &[Item]) -> Recovered {
     let Some((Item::Base { mark, last, state }, rest)) = items.split_first() else { panic!("no base") };
     let mut all = Recovered {
-        owner: Some(owner()),
+        owner: owner(),
         mark: *mark,
         base_last: *last,
         state: state.clone(),
@@ -102,6 +102,12 @@ fn soon() -> Instant {
     now() + Duration::from_secs(10)
 }
 
+/// Begins a generation with this state.
+fn begin(journal: &Journal, mark: u32, last: Viewstamp, state: Vec<u8>) -> Result<(), JournalError> {
+    journal.append(Item::Base { mark, last, state });
+    journal.write_queued()
+}
+
 /// Starts the thread; nothing is to fail.
 fn start(journal: &Journal) {
     journal.start(&Node::new(ME), |_| {}, |error| panic!("{error}")).unwrap();
@@ -141,24 +147,6 @@ fn the_file_has_the_bytes_that_its_format_says() {
 }
 
 #[test]
-fn a_file_of_the_first_format_is_read_and_does_not_say_whose_it_is() {
-    let dir = TempDir::new().unwrap();
-    #[rustfmt::skip]
-    let bytes = [
-        0x79, 0x66, 0x73, 0x2d, 0x72, 0x73, 0x6d, 0x0a, 0, 0, 0, 1, 0xae, 0xbf, 0x12, 0xf6,
-        b'B', 0, 0, 0, 14, 0x48, 0x7d, 0x58, 0xba, 0x1f, 0x3f, 0xf0, 0x6e,
-        0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 7, b's', b't', 0xa5,
-        b'M', 0, 0, 0, 4, 0xb8, 0x4d, 0x8e, 0xa6, 0x5c, 0x3f, 0x46, 0xd9,
-        0, 0, 0, 3, 0xa5,
-    ];
-    put(&path_in(&dir), &bytes);
-    let (journal, read) = open(&dir).unwrap();
-    assert_eq!(read, Some(Recovered { owner: None, ..recovered(&[base(b"st"), Item::Mark { vid: 3 }]) }));
-    journal.begin(3, vs(2, 7), b"st".to_vec()).unwrap();
-    assert_eq!(open(&dir).unwrap().1.unwrap().owner, Some(owner()), "and written anew it does");
-}
-
-#[test]
 fn a_node_without_a_journal_has_no_state() {
     let dir = TempDir::new().unwrap();
     assert_eq!(open(&dir).unwrap().1, None);
@@ -191,7 +179,7 @@ fn a_torn_end_on_the_disk_is_dropped_and_a_new_generation_has_the_rest() {
     let (journal, read) = open(&dir).unwrap();
     assert_eq!(read, Some(recovered(&history()[..4])));
     assert_eq!(fs::read(&path_in(&dir)).unwrap().len(), ends[3] + 20, "nothing is done to what was read");
-    journal.begin(3, vs(2, 9), b"new".to_vec()).unwrap();
+    begin(&journal, 3, vs(2, 9), b"new".to_vec()).unwrap();
     let begun = [Item::Base { mark: 3, last: vs(2, 9), state: b"new".to_vec() }];
     assert_eq!(fs::read(&path_in(&dir)).unwrap(), file_of(&begun).0);
 }
@@ -371,15 +359,18 @@ fn a_head_that_no_write_begins_with_is_damage() {
 
 #[test]
 fn another_format_is_not_called_damage() {
-    let mut file = file_of(&history()).0;
-    file[11] = 3;
-    let crc = crc32fast::hash(&file[..12]).to_be_bytes();
-    file[12..16].copy_from_slice(&crc);
-    assert_eq!(scan(&file).unwrap_err(), Refused::Format(3));
     let dir = TempDir::new().unwrap();
-    put(&path_in(&dir), &file);
-    let message = open(&dir).unwrap_err().to_string();
-    assert!(message.ends_with("rsm-41000.log: of format 3, which this version can't read"), "{message}");
+    for format in [1, 3] {
+        let mut file = file_of(&history()).0;
+        file[11] = format;
+        let crc = crc32fast::hash(&file[..12]).to_be_bytes();
+        file[12..16].copy_from_slice(&crc);
+        assert_eq!(scan(&file).unwrap_err(), Refused::Format(format.into()));
+        put(&path_in(&dir), &file);
+        let message = open(&dir).unwrap_err().to_string();
+        let end = format!("rsm-41000.log: of format {format}, which this version can't read");
+        assert!(message.ends_with(&end), "{message}");
+    }
 }
 
 #[test]
@@ -474,7 +465,7 @@ fn what_is_queued_together_is_synced_together_and_told_in_order() {
     const THREADS: u64 = 8;
     let dir = TempDir::new().unwrap();
     let (journal, _) = open(&dir).unwrap();
-    journal.begin(2, vs(2, 0), b"".to_vec()).unwrap();
+    begin(&journal, 2, vs(2, 0), b"".to_vec()).unwrap();
     assert_eq!(journal.durable(), Position(1));
     let told = Arc::new(Mutex::new(TOLD, Vec::new()));
     let (all, in_queue) = (told.clone(), journal.clone());
@@ -562,7 +553,7 @@ fn a_crash_at_any_step_of_a_new_generation_leaves_the_old_one_or_the_new_one() {
 fn an_error_of_the_disk_is_told_to_all_and_for_ever() {
     let dir = TempDir::new().unwrap();
     let (journal, _) = open(&dir).unwrap();
-    journal.begin(2, vs(2, 7), b"old".to_vec()).unwrap();
+    begin(&journal, 2, vs(2, 7), b"old".to_vec()).unwrap();
     let new = dir.path().join("rsm-41000.log.new");
     fs::create_dir_all(&new).unwrap();
     let fatal = Arc::new(AtomicUsize::new(0));
@@ -595,18 +586,18 @@ fn a_generation_that_cannot_begin_is_an_error_at_once() {
     let (journal, _) = open(&dir).unwrap();
     let folder = dir.path().to_owned();
     drop(dir);
-    let error = journal.begin(1, vs(0, 0), Vec::new()).unwrap_err();
+    let error = begin(&journal, 1, vs(0, 0), Vec::new()).unwrap_err();
     let path = folder.join("rsm-41000.log.new");
     assert!(error.to_string().starts_with(&format!("{}: can't open it: ", path.display())), "{error}");
     assert!(journal.wait(Position(1), None).is_err());
-    assert!(journal.begin(1, vs(0, 0), Vec::new()).is_err(), "for ever");
+    assert!(begin(&journal, 1, vs(0, 0), Vec::new()).is_err(), "for ever");
 }
 
 #[test]
 fn arguments_that_are_too_long_are_an_error_and_not_written() {
     let dir = TempDir::new().unwrap();
     let (journal, _) = open(&dir).unwrap();
-    journal.begin(2, vs(2, 7), Vec::new()).unwrap();
+    begin(&journal, 2, vs(2, 7), Vec::new()).unwrap();
     journal.append(request(2, 8, &vec![1; 10 << 20]));
     let position = journal.append(request(2, 9, &vec![1; (10 << 20) + 1]));
     journal.start(&Node::new(ME), |_| {}, |_| {}).unwrap();
@@ -620,7 +611,7 @@ fn arguments_that_are_too_long_are_an_error_and_not_written() {
 fn a_stop_tells_those_who_wait_and_loses_nothing_that_was_confirmed() {
     let dir = TempDir::new().unwrap();
     let (journal, _) = open(&dir).unwrap();
-    journal.begin(2, vs(2, 7), Vec::new()).unwrap();
+    begin(&journal, 2, vs(2, 7), Vec::new()).unwrap();
     let queued = journal.append(request(2, 8, b""));
     assert!(!journal.wait(queued, Some(now() + Duration::from_millis(1))).unwrap(), "nobody writes");
     let waiting = journal.clone();
@@ -634,7 +625,7 @@ fn a_stop_tells_those_who_wait_and_loses_nothing_that_was_confirmed() {
     assert!(matches!(journal.wait(after, None), Err(JournalError::Stopped { .. })));
     assert!(journal.wait(Position(1), None).unwrap());
     assert!(journal.stop(soon()), "twice");
-    assert!(matches!(journal.begin(9, vs(9, 1), Vec::new()), Err(JournalError::Stopped { .. })));
+    assert!(matches!(begin(&journal, 9, vs(9, 1), Vec::new()), Err(JournalError::Stopped { .. })));
     assert_eq!(open(&dir).unwrap().1, Some(recovered(&[base(b"")])));
 }
 
@@ -642,7 +633,7 @@ fn a_stop_tells_those_who_wait_and_loses_nothing_that_was_confirmed() {
 fn in_memory_all_is_durable_at_once_and_told() {
     let told = Arc::new(Mutex::new(TOLD, BTreeSet::new()));
     let journal = Journal::memory();
-    journal.begin(2, vs(2, 7), Vec::new()).unwrap();
+    begin(&journal, 2, vs(2, 7), Vec::new()).unwrap();
     assert!(journal.wait(Position(1), None).unwrap());
     let all = told.clone();
     let on_synced = move |position| {
@@ -690,7 +681,7 @@ fn a_base_is_wanted_after_a_mebibyte_or_twice_its_own_length_and_not_by_all_at_o
 fn a_disk_that_does_not_keep_up_is_behind_until_it_has() {
     let dir = TempDir::new().unwrap();
     let (journal, _) = open(&dir).unwrap();
-    journal.begin(2, vs(2, 0), Vec::new()).unwrap();
+    begin(&journal, 2, vs(2, 0), Vec::new()).unwrap();
     assert!(!journal.is_behind());
     for seqno in 1..=7 {
         journal.append(request(2, seqno, &vec![0; 10 << 20]));
@@ -732,7 +723,7 @@ fn a_file_that_is_removed_or_replaced_is_an_error_of_the_disk() {
         let dir = TempDir::new().unwrap();
         let (journal, _) = open(&dir).unwrap();
         journal.watch();
-        journal.begin(2, vs(2, 7), Vec::new()).unwrap();
+        begin(&journal, 2, vs(2, 7), Vec::new()).unwrap();
         let reasons = Arc::new(Mutex::new(TOLD, Vec::new()));
         let all = reasons.clone();
         let on_fatal = move |error: &JournalError| all.lock().push(error.to_string());
@@ -770,25 +761,34 @@ fn a_file_that_is_removed_or_replaced_is_an_error_of_the_disk() {
 #[test]
 fn the_journals_of_earlier_lives_are_set_aside_and_none_is_replaced() {
     let dir = TempDir::new().unwrap();
-    assert_eq!(set_aside(dir.path(), ME).unwrap(), None);
+    assert_eq!(set_aside(dir.path(), ME, says(&dir)).unwrap(), None);
     let path = |end: &str| dir.path().join(format!("rsm-41000.log{end}"));
     let first = Item::Base { mark: 3, last: Viewstamp { vid: 2, seqno: 7 }, state: b"one".to_vec() };
     for (at, end) in (1..=MAX_ASIDE).map(|at| (at, if at == 1 { ".aside".to_owned() } else { format!(".aside.{at}") }))
     {
         write_all(&dir, std::slice::from_ref(&first));
         let said = Some((3, Viewstamp { vid: 2, seqno: 7 }));
-        assert_eq!(set_aside(dir.path(), ME).unwrap(), Some(Aside { from: path(""), to: path(&end), said }), "{at}");
+        assert_eq!(
+            set_aside(dir.path(), ME, says(&dir)).unwrap(),
+            Some(Aside { from: path(""), to: path(&end), said }),
+            "{at}"
+        );
         assert_eq!(open(&dir).unwrap().1, None);
         assert_eq!(fs::read(&path(&end)).unwrap(), file_of(std::slice::from_ref(&first)).0);
     }
     write_all(&dir, std::slice::from_ref(&first));
-    let error = set_aside(dir.path(), ME).unwrap_err();
+    let error = set_aside(dir.path(), ME, says(&dir)).unwrap_err();
     assert!(matches!(error, JournalError::Aside { .. }), "{error}");
     fs::remove_file(&path(".aside.2")).unwrap();
     fs::remove_file(&path("")).unwrap();
     File::create_new(&path("")).unwrap().write_all(b"?").unwrap();
-    let aside = set_aside(dir.path(), ME).unwrap().unwrap();
+    let aside = set_aside(dir.path(), ME, says(&dir)).unwrap().unwrap();
     assert_eq!((aside.to, aside.said), (path(".aside.2"), None), "one that can't be read");
+}
+
+/// What the file says, if it can be read.
+fn says(dir: &TempDir) -> Option<Recovered> {
+    Journal::look(dir.path(), ME).ok().flatten()
 }
 
 /// What a first node leaves that ended before its first view.
@@ -796,7 +796,7 @@ fn the_journals_of_earlier_lives_are_set_aside_and_none_is_replaced() {
 fn a_journal_without_a_request_is_not_set_aside_but_removed() {
     let dir = TempDir::new().unwrap();
     write_all(&dir, &[Item::Base { mark: 1, last: Viewstamp::default(), state: Vec::new() }]);
-    assert_eq!(set_aside(dir.path(), ME).unwrap(), None);
+    assert_eq!(set_aside(dir.path(), ME, says(&dir)).unwrap(), None);
     assert!(fs::list(dir.path()).unwrap().is_empty());
 }
 

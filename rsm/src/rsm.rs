@@ -26,7 +26,7 @@ use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_config::{Config, LogError, Role, Timing, ViewChange, ViewId};
-use yfs_paxos::DiskId;
+use yfs_paxos::log::{self, Log};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
 use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
@@ -35,7 +35,7 @@ use crate::events::{Event, digest, request_digest};
 use crate::foreign::Foreign;
 use crate::joiners::Joiners;
 use crate::journal::{self, Aside, Item, Journal, JournalError, Logged, Position, Recovered};
-use crate::pair::{self, PairError};
+use crate::pair::{self, PairError, Votes};
 use crate::protocol::{
     CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, SessionStatus, TRANSFERDONEREQ,
     TRANSFERREQ, Viewstamp,
@@ -158,8 +158,7 @@ pub enum RsmError {
     Pair(#[from] PairError),
     /// A request in the node's log calls a procedure that isn't registered.
     #[error(
-        "{}: the request at byte {offset} calls procedure {procedure:#x}, which this program doesn't have: start the \
-         version that wrote it once more, without clients that call it (docs/durable-state.md)",
+        "{}: the request at byte {offset} calls procedure {procedure:#x}, which this program doesn't have",
         path.display()
     )]
     Procedure {
@@ -320,8 +319,11 @@ impl<S: StateMachine> Rsm<S> {
         let to_peers = yfs_rpc::Options { refused_patience: Some(REFUSED_PATIENCE), ..options.rpc.clone() };
         let handles = Handles::new(&options.pollmgr, to_peers);
         let on_fatal = options.on_fatal.clone();
-        // Before anything is written: the disk may be full of it.
-        journal::clean_up(&options.dir, &me)?;
+        {
+            // Before anything is written: the disk may be full of it. But another process may be writing it.
+            let _lock = Log::lock(&options.dir.join(log::file_name(&me)))?;
+            journal::clean_up(&options.dir, &me)?;
+        }
         let cfg = Config::new(
             yfs_config::Options { me: me.clone(), dir: options.dir.clone(), timing: options.timing.clone() },
             server.clone(),
@@ -332,7 +334,9 @@ impl<S: StateMachine> Rsm<S> {
             Some((vid, view)) => (vid.0, view.members().to_vec()),
             None => (0, Vec::new()),
         };
-        let (journal, recovered) = open_journal(&options.dir, &me, first == me, cfg.disk(), vid)?;
+        let view = |vid| cfg.get_view(ViewId(vid));
+        let votes = Votes { me: &me, disk: cfg.disk(), vid, view: &view };
+        let (journal, recovered) = open_journal(&options.dir, first == me, &votes)?;
         observe(|| Event::Started { vid, members: members.clone() });
         let state = State {
             replica: Replica::new(&me, vid, members),
@@ -423,6 +427,8 @@ impl<S: StateMachine> Rsm<S> {
         inner.cfg.set_role(inner.state.lock().role());
         inner.watch_disk();
         inner.cfg.start().map_err(RsmError::Thread)?;
+        // What failed before was no life.
+        inner.cfg.note_started();
         let recovering = inner.clone();
         let thread = inner.node.spawn("rsm.recovery", move || recovering.recovery()).map_err(RsmError::Thread)?;
         inner.parts.lock().threads.push(thread);
@@ -505,32 +511,28 @@ fn warn_of_aside(me: &str, aside: &Aside, is_first: bool) {
     }
 }
 
-/// The journal of a node whose Paxos log is on `disk` and ends with view `vid`, and what it says, if it is this node's.
-fn open_journal(
-    dir: &Path,
-    me: &str,
-    is_first: bool,
-    disk: DiskId,
-    vid: u32,
-) -> Result<(Journal, Option<Recovered>), RsmError> {
-    let path = dir.join(journal::file_name(me));
-    let check = |recovered: &Recovered| pair::check(&path, me, disk, vid, recovered);
-    if vid > 0 {
-        let (journal, recovered) = Journal::open(dir, me, disk)?;
+/// The journal beside a Paxos log, and what it says, if it is this node's.
+fn open_journal(dir: &Path, is_first: bool, votes: &Votes<'_>) -> Result<(Journal, Option<Recovered>), RsmError> {
+    let path = dir.join(journal::file_name(votes.me));
+    let journal = Journal::at(dir, votes.me, votes.disk);
+    let read = Journal::look(dir, votes.me);
+    let check = |recovered: &Recovered| pair::check(&path, votes, recovered);
+    if votes.vid > 0 {
+        let recovered = read?;
         recovered.as_ref().map_or(Ok(()), check)?;
         return Ok((journal, recovered));
     }
     // Without a view in its Paxos log it is a new node, whatever else lies there; unless that shows that there were views.
-    if let Ok((_, Some(recovered))) = Journal::open(dir, me, disk)
-        && let Err(error @ PairError::VotesLost { .. }) = check(&recovered)
-        && recovered.owner.is_some()
+    let recovered = read.ok().flatten();
+    if let Some(Err(error @ (PairError::VotesLost { .. } | PairError::StartOver { .. }))) =
+        recovered.as_ref().map(check)
     {
         return Err(error.into());
     }
-    if let Some(aside) = journal::set_aside(dir, me)? {
-        warn_of_aside(me, &aside, is_first);
+    if let Some(aside) = journal::set_aside(dir, votes.me, recovered)? {
+        warn_of_aside(votes.me, &aside, is_first);
     }
-    Ok((Journal::open(dir, me, disk)?.0, None))
+    Ok((journal, None))
 }
 
 /// The answer to a request of a session that this primary doesn't stamp.
@@ -597,15 +599,8 @@ impl<S: StateMachine> Inner<S> {
         // Sent, or derived from the state by the next primary.
         drop(state.machine.state.take_effects());
         let vid = state.replica.vid();
-        let is_alone = |vid| self.cfg.get_view(ViewId(vid)).is_some_and(|view| *view.members() == [self.me.clone()]);
-        let mark = match start_over {
-            Some(alone) if !is_alone(alone) => {
-                tracing::warn!(node = %self.me, vid, alone, "a start-over was cut short: it is to be run again");
-                0
-            }
-            Some(alone) => alone,
-            None => mark,
-        };
+        // If there was one, it wasn't cut short (pair.rs).
+        let mark = start_over.unwrap_or(mark);
         let holds = mark > 0 && (mark..=vid).all(|since| self.cfg.ismember(&self.me, ViewId(since)));
         let holds = holds || state.replica.is_member() && rt::probe::weakened("S2-old-state-counts");
         (state.mark, state.mark_at_start, state.is_from_disk) = (mark, mark, holds);

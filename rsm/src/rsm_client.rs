@@ -293,8 +293,11 @@ impl RsmClient {
     }
 
     fn try_in_session(&self, client: &Client, call: &mut Call<'_>, deadline: Instant) -> Try {
-        let ticket = match &call.ticket {
-            Some(ticket) => ticket.clone(),
+        let ticket = match &mut call.ticket {
+            Some(ticket) => {
+                self.session.renew(ticket);
+                ticket.clone()
+            }
             None => match self.session.ticket(deadline, || Self::open(client, deadline - now())) {
                 Ok(Some(ticket)) => call.ticket.insert(ticket).clone(),
                 Ok(None) => return Try::Busy,

@@ -13,6 +13,8 @@ use crate::state_machine::{Machine, StateMachine};
 const PATIENCE: Duration = Duration::from_secs(20);
 const APPEND: Procedure<(u64,), u64> = Procedure::new(0x100);
 const BULKY: Procedure<(u64,), Bytes> = Procedure::new(0x101);
+/// Its reply leaves no room for another one.
+const FILLING: Procedure<(u64,), Bytes> = Procedure::new(0x102);
 
 #[derive(Default)]
 struct Numbers(Vec<u64>);
@@ -50,6 +52,10 @@ fn node() -> (Server, Arc<Mutex<Node>>, RsmClient) {
     machine.reg(BULKY, |numbers: &mut Numbers, (n,): (u64,)| {
         numbers.0.push(n);
         (0, Bytes(vec![0; 3 << 20]))
+    });
+    machine.reg(FILLING, |numbers: &mut Numbers, (n,): (u64,)| {
+        numbers.0.push(n);
+        (0, Bytes(vec![0; (2 << 20) - 64]))
     });
     let node = Node { machine, heard: Vec::new(), mute: 0, older: None };
     let node = Arc::new(Mutex::new(Rank::new(65_000, "test.node"), node));
@@ -127,6 +133,39 @@ fn h04_a_call_in_a_session_that_is_lost_is_unknown_and_not_sent_in_another_one()
     assert_eq!(append(&client, 2), Err(RsmClientError::Unknown));
     assert_eq!(append(&client, 3), Ok((0, 1)));
     assert_eq!(node.lock().machine.state.0, [3]);
+    assert!(server.shutdown());
+}
+
+/// Others' replies fill all the room there is: of a session only the lowest number without an answer is executed. Each copy
+/// said what was answered when its call began, and one that began behind others was told BUSY for ever.
+#[test]
+fn h04_a_call_told_to_wait_for_room_has_its_turn_when_those_before_it_are_answered() {
+    let (server, node, client) = node();
+    {
+        let mut node = node.lock();
+        let (answer, _) = node.machine.execute(OPEN.number, &encode(&(7_u64,)));
+        let (_, other) = in_session::<SessionId>(&answer).unwrap();
+        let args = Bytes(encode(&(1_u64,)));
+        let fill = encode(&(other.unwrap(), 0_u64, 0_u64, Vec::<u64>::new(), FILLING.number, args));
+        assert!(node.machine.execute(REQUEST.number, &fill).1);
+    }
+    append(&client, 2).unwrap();
+    let first = client.session.ticket(now() + PATIENCE, || Err(())).unwrap().unwrap();
+    let client = Arc::new(client);
+    let second = rt::thread::spawn("second", {
+        let client = client.clone();
+        move || assert_eq!(append(&client, 3), Ok((0, 3)))
+    })
+    .unwrap();
+    let heard = || node.lock().heard.len();
+    let deadline = now() + PATIENCE;
+    while heard() < 4 && now() < deadline {
+        rt::time::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(node.lock().machine.state.0, [1, 2], "it has heard the second call, and waits for the first one");
+    client.session.ended(&first, Ended::Answered);
+    assert!(second.join_until(now() + 2 * PATIENCE));
+    assert_eq!(node.lock().machine.state.0, [1, 2, 3]);
     assert!(server.shutdown());
 }
 

@@ -29,8 +29,9 @@
 //!    for what others hold but to have several requests executed at once.
 //! 7. A number that its client has given up is never executed after a later request of that session that says so. Who has
 //!    given up a request and undoes it can't be overtaken. It costs no room.
-//! 8. Each session is named once in `used` or, if never used, in `unused`, under its last use; `reply_bytes` is what all
-//!    replies count.
+//! 8. Each session is named once in `used` or, if never used, in `unused`, under its last use, and in `holding` too if it
+//!    has replies; `reply_bytes` is what all replies count.
+//! 9. For room for a reply only sessions are dropped that have replies: of others nothing is gained.
 //!
 //! How many clients: [`Limits::sessions`], idle or not, are remembered. OPEN is refused only if all of them were used in
 //! the last [`Limits::kept`] uses; those that were also opened within these made two each. So with 20,000 and 30,000 at
@@ -188,6 +189,8 @@ pub(crate) struct Sessions {
     used: BTreeMap<u64, SessionId>,
     /// The others.
     unused: BTreeMap<u64, SessionId>,
+    /// Those of `used` that have replies.
+    holding: BTreeMap<u64, SessionId>,
     reply_bytes: usize,
 }
 
@@ -220,7 +223,7 @@ impl Sessions {
         if self.sessions.len() >= self.limits.sessions {
             let unused = self.unused.first_key_value().map(|(at, id)| (self.uses - at, *id));
             let old = unused.filter(|(age, _)| *age >= self.limits.fresh);
-            let (_, dropped) = old.or(self.oldest().map(|id| (0, id))).or(unused)?;
+            let (_, dropped) = old.or(self.oldest(&self.used).map(|id| (0, id))).or(unused)?;
             self.remove(dropped);
         }
         let id = SessionId { number: self.next, owner };
@@ -238,10 +241,14 @@ impl Sessions {
         // Nobody drops it meanwhile: it isn't named.
         self.used.remove(&session.used);
         self.unused.remove(&session.used);
+        self.holding.remove(&session.used);
         session.used = self.uses;
         self.reply_bytes -= session.forget_below(request.answered);
         let turn = self.turn(request);
         let is_unused = self.sessions.get(&id).is_some_and(Session::is_unused) && turn != Turn::Execute;
+        if self.sessions.get(&id).is_some_and(|session| !session.replies.is_empty()) {
+            self.holding.insert(self.uses, id);
+        }
         let index = if is_unused { &mut self.unused } else { &mut self.used };
         index.insert(self.uses, id);
         turn
@@ -280,25 +287,26 @@ impl Sessions {
         let is_kept = counts(&reply) <= SLOT || self.has_room(counts(&reply));
         let reply = if is_kept { reply } else { UNKEPT };
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        self.holding.insert(session.used, id);
         self.reply_bytes += counts(&reply);
         self.reply_bytes -= session.replies.insert(seq, reply).as_ref().map_or(0, counts);
     }
 
-    /// Whether there is room for so many bytes of replies, now that those of sessions are dropped that are old enough.
+    /// Whether there is room for so many bytes of replies, now that sessions with replies are dropped that are old enough.
     fn has_room(&mut self, bytes: usize) -> bool {
         if bytes > self.limits.reply_bytes {
             return false;
         }
         while self.reply_bytes + bytes > self.limits.reply_bytes {
-            let Some(oldest) = self.oldest() else { return false };
+            let Some(oldest) = self.oldest(&self.holding) else { return false };
             self.remove(oldest);
         }
         true
     }
 
-    /// The session used least recently, if it may be dropped (invariant 3).
-    fn oldest(&self) -> Option<SessionId> {
-        let (at, &id) = self.used.first_key_value()?;
+    /// The session among these that was used least recently, if it may be dropped (invariant 3).
+    fn oldest(&self, by_use: &BTreeMap<u64, SessionId>) -> Option<SessionId> {
+        let (at, &id) = by_use.first_key_value()?;
         (self.uses - at >= self.limits.kept).then_some(id)
     }
 
@@ -306,6 +314,7 @@ impl Sessions {
         if let Some(session) = self.sessions.remove(&id) {
             self.used.remove(&session.used);
             self.unused.remove(&session.used);
+            self.holding.remove(&session.used);
             self.reply_bytes -= session.replies.values().map(counts).sum::<usize>();
         }
     }
@@ -393,6 +402,9 @@ impl Sessions {
             }
             let index = if session.is_unused() { &mut read.unused } else { &mut read.used };
             index.insert(used, id);
+            if !session.replies.is_empty() {
+                read.holding.insert(used, id);
+            }
             read.sessions.insert(id, session);
         }
         if read.reply_bytes > read.limits.reply_bytes + read.sessions.len() * SLOT {

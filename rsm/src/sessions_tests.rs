@@ -76,6 +76,8 @@ impl Sessions {
         };
         assert_eq!((by_use(false), by_use(true)), (self.used.clone(), self.unused.clone()));
         assert_eq!(self.used.len() + self.unused.len(), self.sessions.len());
+        let replying = self.sessions.iter().filter(|(_, session)| !session.replies.is_empty());
+        assert_eq!(replying.map(|(id, session)| (session.used, *id)).collect::<BTreeMap<_, _>>(), self.holding);
         assert!(self.sessions.len() <= self.limits.sessions);
         let mut all = 0;
         for session in self.sessions.values() {
@@ -87,7 +89,7 @@ impl Sessions {
         assert!(all <= self.limits.reply_bytes + self.sessions.len() * SLOT);
         let copy = self.read(&self.bytes()).unwrap();
         assert_eq!(copy.sessions, self.sessions);
-        assert_eq!((&copy.used, &copy.unused), (&self.used, &self.unused));
+        assert_eq!((&copy.used, &copy.unused, &copy.holding), (&self.used, &self.unused, &self.holding));
         assert_eq!((copy.next, copy.uses, copy.reply_bytes), (self.next, self.uses, self.reply_bytes));
     }
 }
@@ -218,6 +220,24 @@ fn idle_replies_make_room_when_they_are_old() {
     }
     assert_eq!(sessions.take(busy, 3, 0), Turn::Execute);
     assert_eq!(sessions.take(idle, 0, 0), EXPIRED);
+}
+
+#[test]
+fn for_room_for_a_reply_only_sessions_are_dropped_that_have_replies() {
+    let mut sessions = kept(10, 4, 8);
+    let (done, idle, busy) = (sessions.opened(7), sessions.opened(8), sessions.opened(9));
+    // It has all answers, and says so with a number that is refused.
+    assert_eq!(sessions.take(done, 0, 0), Turn::Execute);
+    assert_eq!(sessions.take(done, 1 + WINDOW, 1), AHEAD);
+    assert_eq!(sessions.take(idle, 0, 0), Turn::Execute);
+    assert_eq!(sessions.take(busy, 0, 0), Turn::Execute);
+    for _ in 0..5 {
+        assert_eq!(sessions.take(busy, 1, 0), BUSY);
+    }
+    assert_eq!(sessions.take(busy, 1, 0), BUSY, "only what holds nothing is old enough");
+    assert_eq!(sessions.take(busy, 1, 0), Turn::Execute);
+    assert_eq!(sessions.take(idle, 0, 0), EXPIRED);
+    assert_eq!(sessions.take(done, 1, 1), Turn::Execute, "it is still there");
 }
 
 #[test]
@@ -431,10 +451,10 @@ impl ModelSession {
 }
 
 impl Model {
-    /// The one used least recently of those that are old enough, or that nothing was done with.
-    fn drop_oldest(&mut self, unused: bool, age: u64) -> bool {
+    /// The one used least recently of these, if old enough.
+    fn drop_oldest(&mut self, which: impl Fn(&ModelSession) -> bool, age: u64) -> bool {
         let uses = self.uses;
-        let there = self.sessions.iter_mut().filter(|s| s.is_there && s.is_unused() == unused);
+        let there = self.sessions.iter_mut().filter(|s| s.is_there && which(s));
         let oldest = there.min_by_key(|s| s.last_use).filter(|s| uses - s.last_use >= age);
         oldest.map(|s| s.is_there = false).is_some()
     }
@@ -442,7 +462,7 @@ impl Model {
     fn has_room(&mut self, limits: &Limits, bytes: usize) -> bool {
         let all = |model: &Model| model.sessions.iter().map(ModelSession::reply_bytes).sum::<usize>();
         while bytes <= limits.reply_bytes && all(self) + bytes > limits.reply_bytes {
-            if !self.drop_oldest(false, limits.kept) {
+            if !self.drop_oldest(|session| session.reply_bytes() > 0, limits.kept) {
                 return false;
             }
         }
@@ -452,9 +472,9 @@ impl Model {
     fn open(&mut self, limits: &Limits) -> bool {
         self.uses += 1;
         self.sessions.iter().filter(|s| s.is_there).count() < limits.sessions
-            || self.drop_oldest(true, limits.fresh)
-            || self.drop_oldest(false, limits.kept)
-            || self.drop_oldest(true, 0)
+            || self.drop_oldest(ModelSession::is_unused, limits.fresh)
+            || self.drop_oldest(|session| !session.is_unused(), limits.kept)
+            || self.drop_oldest(ModelSession::is_unused, 0)
     }
 
     fn opened(&mut self, id: SessionId) {

@@ -7,12 +7,14 @@
 //! Invariants:
 //! 1. Each of the two logs is changed at once, or not at all: the journal by one new generation, which has all requests and
 //!    ends with the view to come ([`Item::StartOver`]), then the Paxos log by one append. After a crash between the two that
-//!    view isn't there, and the node holds no state; the command is to be given again.
+//!    view isn't there, and the node doesn't start ([`crate::pair`]) until the command has been given again.
 //! 2. Nothing is written if any member of the last view answers, nor without being told to.
+//! 3. What is changed is what was looked at: the Paxos log is locked from before that on.
 
 use std::path::Path;
 use std::time::Duration;
 
+use rt::fs;
 use yfs_paxos::log::{self, Log};
 use yfs_paxos::record::Record;
 use yfs_paxos::state::AcceptorState;
@@ -45,30 +47,34 @@ pub struct Survivor {
     pub in_sync: u32,
 }
 
-/// Looks at what the node `me`, which must not run, has in `dir`, and changes nothing. With `go_on`, makes it the only member
-/// of its service, so that it serves alone when it is started next.
+/// Looks at what the node `me` has in `dir`, and changes nothing. With `go_on`, makes it the only member of its service, so that
+/// it serves alone when it is started next.
 ///
 /// # Errors
-/// When it or another member runs, it has no state to go on with, or a log can't be used.
+/// When it has no state, or a log can't be used; with `go_on` also when it or another member runs, or it isn't a member.
 pub fn start_over(dir: &Path, me: &str, go_on: bool) -> Result<Survivor, RsmError> {
     let path = dir.join(log::file_name(me));
+    let lock = match go_on {
+        // Who only looks keeps nobody out.
+        false => None,
+        true if fs::exists(&path).unwrap_or(true) => Some(Log::lock(&path)?),
+        // Nothing is made where there is no log.
+        true => return Err(RsmError::NoState),
+    };
     let (view, recovered, survivor) = found(Log::look(&path, me)?, || Ok(Journal::look(dir, me)?))?;
     pair::check_name(&dir.join(journal::file_name(me)), me, &recovered)?;
-    if !go_on {
-        return Ok(survivor);
-    }
+    let Some(lock) = lock else { return Ok(survivor) };
     if !view.contains(me) {
         return Err(RsmError::NoState);
     }
     if let Some(name) = who_answers(view.members())? {
         return Err(RsmError::Answers { name });
     }
-    // The log makes room for what is written next, and locks the other one, too. So both are read again.
+    // This may be what fills the disk.
     journal::clean_up(dir, me)?;
-    let (mut log, paxos) = Log::open(&path, me)?;
+    let (mut log, paxos) = Log::open_locked(&path, me, lock)?;
     let disk = paxos.disk().ok_or(RsmError::NoState)?;
-    let (journal, recovered) = Journal::open(dir, me, disk)?;
-    let (view, recovered, survivor) = found(Some(paxos), || Ok(recovered))?;
+    let journal = Journal::at(dir, me, disk);
     let views = views_to_come(me, &view, &survivor)?;
     let alone = survivor.vid + Instance::try_from(views.len()).unwrap_or(Instance::MAX);
     // The state first, as always (rule 0).

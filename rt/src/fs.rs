@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::objects::AnyFile;
 // A trait object brings its methods along.
@@ -144,6 +144,29 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     redirect!(backend => backend.sync_dir(path));
     os::sync_dir(path)
+}
+
+/// [`sync_dir`] of the folder that `path` is in.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    sync_dir(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Removes the file at `path`, if there is one.
+///
+/// # Errors
+/// What the operating system says.
+pub fn remove_leftover(path: &Path) -> io::Result<()> {
+    if exists(path)? { remove_file(path) } else { Ok(()) }
+}
+
+/// The path of the file beside that at `path` whose name is longer by `end`.
+pub fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 pub(crate) mod os {

@@ -56,10 +56,16 @@ fn request(seqno: u32) -> Item {
     Item::Request { vs: Viewstamp { vid: 1, seqno }, procedure: seqno, args: vec![0; seqno as usize % 7] }
 }
 
+/// Begins a generation with this state.
+fn begin(journal: &Journal, mark: u32, last: Viewstamp, state: Vec<u8>) -> Result<(), JournalError> {
+    journal.append(Item::Base { mark, last, state });
+    journal.write_queued()
+}
+
 /// A journal with an empty base, its thread at work.
 fn started() -> Journal {
     let (journal, _) = open().unwrap();
-    node().enter(|| journal.begin(1, Viewstamp { vid: 1, seqno: 0 }, Vec::new())).unwrap();
+    node().enter(|| begin(&journal, 1, Viewstamp { vid: 1, seqno: 0 }, Vec::new())).unwrap();
     journal.start(&node(), |_| {}, |_| {}).unwrap();
     journal
 }
@@ -72,7 +78,7 @@ fn believed() -> usize {
     let Recovered { mark, state, requests, .. } = recovered;
     let state = vec![0; state.len() + requests.len()];
     let count = state.len();
-    node().enter(|| journal.begin(mark, last, state)).unwrap();
+    node().enter(|| begin(&journal, mark, last, state)).unwrap();
     count
 }
 
@@ -120,7 +126,7 @@ fn a_full_disk_says_so_and_loses_nothing_that_was_confirmed() {
             let (full, recovered) = open().unwrap();
             let requests = recovered.unwrap().requests.len();
             assert!((1..=2).contains(&requests));
-            let begun = node().enter(|| full.begin(1, Viewstamp { vid: 1, seqno: 1 }, Vec::new()));
+            let begun = node().enter(|| begin(&full, 1, Viewstamp { vid: 1, seqno: 1 }, Vec::new()));
             let message = begun.unwrap_err().to_string();
             assert!(message.starts_with(&format!("{FILE}.new: can't write it: ")), "{message}");
             assert!(!node().enter(|| rt::fs::exists(Path::new(&format!("{FILE}.new")))).unwrap(), "it would take room");
@@ -156,7 +162,8 @@ fn a_journal_that_is_set_aside_is_not_read_after_a_power_cut() {
             drop(started());
             kernel.crash(&node());
             disks.process_died(HOST);
-            assert!(node().enter(|| yfs_rsm::journal::set_aside(Path::new(""), ME)).unwrap().is_some());
+            let said = open().unwrap().1;
+            assert!(node().enter(|| yfs_rsm::journal::set_aside(Path::new(""), ME, said)).unwrap().is_some());
             disks.power_off(HOST);
             assert_eq!(open().unwrap().1, None);
         });
@@ -280,7 +287,7 @@ fn live(kernel: &Kernel, truth: &Shared, disk_works: bool) -> Result<(), Journal
     };
     let (journal, recovered) = Journal::open(Path::new(""), ME, DISK).map_err(refused)?;
     let (at, is) = look(truth).find(recovered.as_ref());
-    journal.begin(is.mark, is.last, is.state()).map_err(refused)?;
+    begin(&journal, is.mark, is.last, is.state()).map_err(refused)?;
     {
         let mut truth = look(truth);
         truth.history.truncate(at + 1);

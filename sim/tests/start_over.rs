@@ -98,6 +98,7 @@ fn c1_a_crash_leaves_the_old_state_or_all_of_the_new_one() {
             Node::new(ME).enter(|| {
                 let Recovered { mark, requests, state, start_over, .. } =
                     Journal::look(Path::new(""), ME).unwrap().unwrap();
+                assert_eq!(mark, 3, "seed {seed}: what it was in sync with");
                 let mark = start_over.unwrap_or(mark);
                 assert_eq!((requests.len(), state.len()), (REQUESTS as usize, 99), "seed {seed}");
                 let vid = Log::look(Path::new(LOG), ME).unwrap().unwrap().instance();

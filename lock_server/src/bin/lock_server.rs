@@ -48,7 +48,7 @@ When so many disks are lost that no majority is left, the service is out. Then, 
 Ports: ME's port serves clients and other nodes. ME's port + 1, on 127.0.0.1 only, lets rsm_tester cut the node off or
 make it exit: don't forward it to anybody.
 
-Exit status: 2 after a wrong command line, 1 after any other failure."
+Exit status: 2 after a wrong command line, 1 after any other failure. 0 after --yes says that it is done."
 )]
 struct Arguments {
     /// A node of the service to join, or ME to be its first.
@@ -107,8 +107,7 @@ fn start_over(me: &str, yes: bool) {
     }
     if in_sync > vid {
         lines.push(format!(
-            "warning: its Paxos log ends before view {in_sync}: an earlier start over was cut short, or the log isn't the one \
-             that the state was written with"
+            "warning: its Paxos log ends before view {in_sync}: it isn't the one that the state was written with, or an old copy"
         ));
     }
     lines.push(if yes {
@@ -120,7 +119,10 @@ fn start_over(me: &str, yes: bool) {
          the one with the greatest last request, by its view and then by its number"
             .to_owned()
     });
-    if let Err(unsaid) = lines.iter().try_for_each(say) {
+    // With --yes it is done, whoever hears of it.
+    if let Err(unsaid) = lines.iter().try_for_each(say)
+        && !yes
+    {
         end("lock_server", &unsaid, FAILED);
     }
 }

@@ -11,8 +11,6 @@
 //! mark       kind 4d ("M")   u32 vid
 //! start over kind 53 ("S")   u32 vid
 //! ```
-//! Format 1, which is read still, has neither disk nor name in its base.
-//!
 //! Numbers have their highest byte first. A link is the CRC-32 of the link before (in the first frame: of the file's
 //! checksum) and the 9 bytes in front of it. So a wrong length is noticed before it is used, and a frame fits at its own
 //! place only: one that vanished, or came from another file, breaks the chain.
@@ -33,8 +31,6 @@ use crate::protocol::Viewstamp;
 
 const MAGIC: [u8; 8] = *b"yfs-rsm\n";
 const FORMAT: u32 = 2;
-/// Its base doesn't say whose it is.
-const FORMAT_WITHOUT_OWNER: u32 = 1;
 /// Magic, format, checksum.
 const FILE_HEAD_BYTES: usize = 16;
 /// Kind, length, checksum, link.
@@ -248,7 +244,7 @@ impl Scan {
     pub(super) fn of(bytes: &[u8]) -> Result<Scan, Refused> {
         let damaged = |offset: usize, what: &str| Refused::Damaged { offset, what: what.to_owned() };
         let (head, _) = bytes.split_first_chunk().ok_or_else(|| damaged(0, "the file's head isn't whole"))?;
-        let (mut link, has_owner) = check_file_head(head)?;
+        let mut link = check_file_head(head)?;
         let mut at = FILE_HEAD_BYTES;
         // From here on there are only zeros.
         let solid = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
@@ -260,7 +256,7 @@ impl Scan {
             let Some(frame) = frame else { break };
             found = Some(
                 match found {
-                    None => frame.take_base(has_owner),
+                    None => frame.take_base(),
                     Some(before) => frame.take(before, at),
                 }
                 .map_err(|what| damaged(at, &what))?,
@@ -275,8 +271,8 @@ impl Scan {
     }
 }
 
-/// The link that a file's first frame goes on from, and whether that one says whose the file is.
-fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<(u32, bool), Refused> {
+/// The link that a file's first frame goes on from.
+fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<u32, Refused> {
     let damaged = |what: &str| Refused::Damaged { offset: 0, what: what.to_owned() };
     let (covered, crc) = head.split_at(FILE_HEAD_BYTES - 4);
     let link = crc32fast::hash(covered);
@@ -285,8 +281,7 @@ fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<(u32, bool), Refused>
     }
     let format = covered.strip_prefix(&MAGIC).and_then(|format| format.try_into().ok());
     match format.map(u32::from_be_bytes) {
-        Some(FORMAT) => Ok((link, true)),
-        Some(FORMAT_WITHOUT_OWNER) => Ok((link, false)),
+        Some(FORMAT) => Ok(link),
         Some(other) => Err(Refused::Format(other)),
         None => Err(damaged("no such file begins like this")),
     }
@@ -332,10 +327,10 @@ impl<'a> Frame<'a> {
     }
 
     /// What a base says.
-    fn take_base(&self, has_owner: bool) -> Result<(Recovered, Order), String> {
+    fn take_base(&self) -> Result<(Recovered, Order), String> {
         let mut fields = Fields(self.body);
         let (mark, base_last) = (fields.number()?, fields.viewstamp()?);
-        let owner = if has_owner { Some(fields.owner()?) } else { None };
+        let owner = fields.owner()?;
         let state = fields.0.to_vec();
         let recovered = Recovered { owner, mark, base_last, state, requests: Vec::new(), start_over: None };
         Ok((recovered, Order::new(mark, base_last)))
