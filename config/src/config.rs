@@ -36,6 +36,9 @@ use crate::{Options, ranks};
 
 /// How long a caller waits for an upcall that another thread makes.
 const UPCALL_PATIENCE: Duration = Duration::from_secs(1);
+/// A node that asked to be removed itself spares others who ask for so long after that: what made it ask (a disk that hung,
+/// short lives) may have come over all members, and the last of them would be alone.
+const OWN_TROUBLE: Duration = Duration::from_secs(5);
 
 /// What the layer above is told. Called with no lock held.
 #[doc(alias = "config_view_change")]
@@ -65,6 +68,8 @@ pub(crate) struct State {
     pub(crate) disk_hangs: bool,
     /// It asks to be removed, for another reason.
     pub(crate) asks_removal: bool,
+    /// Until then those who ask to be removed stay.
+    pub(crate) spares_askers_until: Instant,
     /// Until then lab nodes aren't pinged: they are several views ahead.
     pub(crate) lab_rests_until: Option<Instant>,
     /// A view with the same members is wanted after this one.
@@ -138,6 +143,7 @@ impl Config {
             role: Role::Holder,
             disk_hangs: false,
             asks_removal: false,
+            spares_askers_until: Instant::ZERO,
             lab_rests_until: None,
             same_wanted: None,
             through: Vec::new(),
@@ -315,12 +321,22 @@ impl Config {
 
     /// From now on heartbeats are answered "remove me", until a view doesn't name this node, or until it is taken back.
     pub fn ask_removal(&self, wanted: bool) {
-        self.state.lock().asks_removal = wanted;
+        self.change(|state| state.asks_removal = wanted);
     }
 
     /// Whether the disk hangs: a node that can't write asks to be removed, and removes nobody.
     pub fn set_disk_hangs(&self, hangs: bool) {
-        self.state.lock().disk_hangs = hangs;
+        self.change(|state| state.disk_hangs = hangs);
+    }
+
+    /// Changes what makes this node ask to be removed.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        let before = state.wants_out(&self.options.me);
+        change(&mut state);
+        if before || state.wants_out(&self.options.me) {
+            state.spares_askers_until = now() + OWN_TROUBLE;
+        }
     }
 
     /// Simulates failures, for the tester: 3 and 4 are the proposer's.

@@ -25,9 +25,6 @@ use crate::view::ViewId;
 /// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
 /// node that finds itself there leaves the lab's alone for so long, or until it learns a view.
 const LAB_REST: Duration = Duration::from_secs(3);
-/// A node that asked to be removed itself spares others who ask for so long after that: what made it ask (a disk that hung,
-/// short lives) may have come over all members, and the last of them would be alone.
-const OWN_TROUBLE: Duration = Duration::from_secs(5);
 /// Another's round is waited for so long.
 const OTHERS_ROUND: Duration = Duration::from_millis(300);
 
@@ -38,18 +35,11 @@ struct Heartbeater {
     back_off: Duration,
     /// The view in which rounds failed.
     vid: ViewId,
-    /// Until then those who ask to be removed stay.
-    spares_askers_until: Instant,
 }
 
 /// The thread's main function. Ends when the node is told to stop, or is gone.
 pub(crate) fn run(config: &Weak<Config>) {
-    let mut me = Heartbeater {
-        not_before: Instant::ZERO,
-        back_off: Duration::ZERO,
-        vid: ViewId(0),
-        spares_askers_until: Instant::ZERO,
-    };
+    let mut me = Heartbeater { not_before: Instant::ZERO, back_off: Duration::ZERO, vid: ViewId(0) };
     // A turn holds the node for a tick at most (or a round); between turns it may go.
     while let Some(config) = config.upgrade() {
         if !config.wait_for_turn() {
@@ -102,16 +92,12 @@ impl Heartbeater {
     fn remove_suspect(&mut self, config: &Config) {
         let (suspects, vid) = {
             let state = config.state.lock();
-            let in_trouble = state.wants_out(config.myaddr());
-            if in_trouble {
-                self.spares_askers_until = now() + OWN_TROUBLE;
-            }
             let may_remove = state.views.last().is_some_and(|view| state.role.may_remove(view.members().len()));
-            if in_trouble || !may_remove {
+            if !may_remove || state.wants_out(config.myaddr()) {
                 return;
             }
             // One that asks may hold the state, and a joiner doesn't.
-            let spares = state.role != Role::Holder || now() < self.spares_askers_until;
+            let spares = state.role != Role::Holder || now() < state.spares_askers_until;
             let mut suspects = state.detector.suspects(now());
             suspects.retain(|(_, reason)| !spares || *reason != Reason::Asked);
             (suspects, state.views.vid())

@@ -56,7 +56,7 @@ pub enum Standing {
 impl Config {
     /// Tells what this node is. One that is [`Role::Lost`] or [`Role::Unsteady`] answers heartbeats "remove me".
     pub fn set_role(&self, role: Role) {
-        self.state.lock().role = role;
+        self.change(|state| state.role = role);
     }
 
     /// How the other members of the last view stand. Asks all of them; blocks for at most a ping's time.
