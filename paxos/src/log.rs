@@ -3,7 +3,7 @@
 //! ```text
 //! crc 00000000
 //! disk 5f0c3e9a71b2d846 41000
-//! crc XXXXXXXX
+//! crc 459fc600
 //! starts 0
 //! crc 1e104f3f
 //! done 1 41000
@@ -14,11 +14,11 @@
 //! After each append comes a line `crc HEX`: the CRC-32 of the bytes since the last such line. The first one is over
 //! nothing: it says that the log is ours, and that no record of it counts without a crc line after it. The lab's
 //! testers, which read this file while the node runs, skip such lines. A log of the lab has none at all; it is read, and
-//! rewritten with them. (An earlier version of this program had no first one: the first append was covered from the
-//! file's beginning on.)
+//! rewritten with them.
 //!
 //! Two files beside it: `paxos-<me>.log.lock` belongs to the process that has the log (it is empty, or one byte long:
-//! acceptor.rs proves with it that the disk works); `paxos-<me>.log.new` is the log while it is rewritten, and what a crash leaves of it is never read.
+//! acceptor.rs proves with it that the disk works); `paxos-<me>.log.new` is the log while it is rewritten, and what a crash
+//! leaves of it is never read.
 //!
 //! To open it writes the number of the disk and that of short lives anew, at the beginning: so there is one of each,
 //! whatever was appended before. A life counts when the node says so, with a new number of them ([`Record::Starts`]).
