@@ -15,9 +15,12 @@
 //! Deviations from the lab: requests are sent to the backups in parallel; a stamp that was sent is sent again until all
 //! have it or the view changes; nobody's mutex is unlocked by somebody else.
 
+mod own_disk;
+mod requests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -28,40 +31,23 @@ use rt::time::{Instant, now};
 use yfs_config::{Config, LogError, Role, Timing, ViewChange, ViewId};
 use yfs_paxos::log::{self, Log};
 use yfs_rpc::marshall::{Bytes, Marshal, Unmarshal};
-use yfs_rpc::{CallError, Handles, PollMgr, Procedure, Reach, Server, Workers, names};
+use yfs_rpc::{Handles, PollMgr, Procedure, Reach, Server, Workers, names};
 
 use crate::advice;
 use crate::events::{Event, digest, request_digest};
 use crate::foreign::Foreign;
 use crate::joiners::Joiners;
-use crate::journal::{self, Aside, Item, Journal, JournalError, Logged, Position, Recovered};
-use crate::pair::{self, PairError, Votes};
+use crate::journal::{self, Item, Journal, JournalError, Position, Recovered};
+use crate::pair::{PairError, Votes};
 use crate::protocol::{
-    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, SessionStatus, TRANSFERDONEREQ,
-    TRANSFERREQ, Viewstamp,
+    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, INVOKE, JOINREQ, RsmStatus, TRANSFERDONEREQ, TRANSFERREQ, Viewstamp,
 };
-use crate::replica::{Replica, Verdict};
-use crate::state_machine::{self, Machine, StateError, StateMachine};
+use crate::replica::Replica;
+use crate::state_machine::{self, Machine, StateMachine};
 use crate::test_server::{self, Partition, Switches};
 
-/// How long a client's request may wait for the backups before the client is told BUSY (lab: 1 s a backup).
-const INVOKE_PATIENCE: Duration = Duration::from_secs(1);
-/// The total time of one try to hand a request to a backup; it is tried again as long as the request is outstanding.
-const INVOKE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause before a request is handed to a backup again that did not take it.
-const INVOKE_AGAIN: Duration = Duration::from_millis(20);
-/// A backup that refuses a request for so long has lost its place: a new view re-syncs it.
-const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
-/// The same for one that asks to be removed: that is to happen first.
-const PATIENCE_WITH_ASKERS: Duration = Duration::from_secs(2);
 /// Calls to other nodes end when nobody has listened there for so long.
 const REFUSED_PATIENCE: Duration = Duration::from_millis(200);
-/// Requests longer than this are refused: to the backups they go with a few bytes more, in a PDU of at most 10 MiB.
-const MAX_REQUEST_BYTES: usize = 9 << 20;
-/// A disk that hasn't done what it was asked for so long is broken: the node asks to be removed.
-const DISK_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a node looks at that.
-const DISK_LOOK: Duration = Duration::from_millis(250);
 /// How long `shutdown` waits for the threads of a replica.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -336,7 +322,7 @@ impl<S: StateMachine> Rsm<S> {
         };
         let view = |vid| cfg.get_view(ViewId(vid));
         let votes = Votes { me: &me, disk: cfg.disk(), vid, view: &view };
-        let (journal, recovered) = open_journal(&options.dir, first == me, &votes)?;
+        let (journal, recovered) = own_disk::open_journal(&options.dir, first == me, &votes)?;
         observe(|| Event::Started { vid, members: members.clone() });
         let state = State {
             replica: Replica::new(&me, vid, members),
@@ -493,191 +479,11 @@ fn bind(options: &Options) -> Result<(String, Server), RsmError> {
     Ok((me, server))
 }
 
-/// An operator may have lost a Paxos log, and not know that a state goes with it.
-fn warn_of_aside(me: &str, aside: &Aside, is_first: bool) {
-    let Aside { from, to, said } = aside;
-    let (file, aside) = (from.display(), to.display());
-    let said = said
-        .map_or("can't be read".to_owned(), |(mark, last)| format!("in sync last in view {mark}, last request {last}"));
-    if is_first {
-        tracing::warn!(
-            node = me, %file, %aside, said,
-            "no Paxos log, but a state: it was set aside, and a NEW, EMPTY SERVICE begins. If that is wrong, stop this node. If \
-             there are others, move its files away and give it one of them as FIRST; if not, move the state back and start \
-             over from it"
-        );
-    } else {
-        tracing::warn!(node = me, %file, %aside, said, "no Paxos log, but a state: it was set aside, this is a new node");
-    }
-}
-
-/// The journal beside a Paxos log, and what it says, if it is this node's.
-fn open_journal(dir: &Path, is_first: bool, votes: &Votes<'_>) -> Result<(Journal, Option<Recovered>), RsmError> {
-    let path = dir.join(journal::file_name(votes.me));
-    let journal = Journal::at(dir, votes.me, votes.disk);
-    let read = Journal::look(dir, votes.me);
-    let check = |recovered: &Recovered| pair::check(&path, votes, recovered);
-    if votes.vid > 0 {
-        let recovered = read?;
-        recovered.as_ref().map_or(Ok(()), check)?;
-        return Ok((journal, recovered));
-    }
-    // Without a view in its Paxos log it is a new node, whatever else lies there; unless that shows that there were views.
-    let recovered = read.ok().flatten();
-    if let Some(Err(error @ (PairError::VotesLost { .. } | PairError::StartOver { .. }))) =
-        recovered.as_ref().map(check)
-    {
-        return Err(error.into());
-    }
-    if let Some(aside) = journal::set_aside(dir, votes.me, recovered)? {
-        warn_of_aside(votes.me, &aside, is_first);
-    }
-    Ok((journal, None))
-}
-
-/// The answer to a request of a session that this primary doesn't stamp.
-fn unstamped(status: SessionStatus) -> (ClientStatus, Bytes) {
-    (ClientStatus::OK, state_machine::answer(status as i32, &Bytes::default()))
-}
-
-/// The answer to a request that isn't stamped now: in a session the client is told that it wasn't executed.
-fn not_now(procno: u32) -> (ClientStatus, Bytes) {
-    if state_machine::is_of_sessions(procno) {
-        unstamped(SessionStatus::BUSY)
-    } else {
-        (ClientStatus::BUSY, Bytes::default())
-    }
-}
-
 impl<S: StateMachine> Inner<S> {
     /// The nodes to join through.
     pub(crate) fn joins_through(&self) -> Vec<String> {
         let names = std::iter::once(&self.first).chain(&self.options.also);
         names.filter(|name| **name != self.me).cloned().collect()
-    }
-
-    /// Takes over what the journal has, and begins to write.
-    fn start_journal(self: &Arc<Self>) -> Result<(), RsmError> {
-        let recovered = self.parts.lock().recovered.take();
-        if let Some(recovered) = recovered.filter(|_| !rt::probe::weakened("H1-serves-after-restart")) {
-            let mut state = self.state.lock();
-            self.take_over(&mut state, recovered)?;
-            state.log_base(&self.journal);
-        }
-        let (weak, on_fatal) = (Arc::downgrade(self), self.options.on_fatal.clone());
-        let synced = move |position| {
-            if let Some(rsm) = weak.upgrade() {
-                rsm.synced(position);
-            }
-        };
-        self.journal
-            .start(&self.node, synced, move |error| on_fatal(&advice::explain_journal(error)))
-            .map_err(RsmError::Thread)?;
-        let logged = self.state.lock().logged;
-        self.journal.wait(logged, None)?;
-        Ok(())
-    }
-
-    /// The state that this node had when it ended. It holds it if it was in sync once and has been a member since (rule 0).
-    fn take_over(&self, state: &mut State<S>, recovered: Recovered) -> Result<(), RsmError> {
-        let last = recovered.last();
-        let Recovered { mark, state: bytes, requests, start_over, .. } = recovered;
-        let path = || self.options.dir.join(journal::file_name(&self.me));
-        let unreadable = |error: StateError| RsmError::State { path: path(), error: error.to_string() };
-        state.machine.unmarshal_state(&bytes).map_err(unreadable)?;
-        for Logged { offset, procedure, args, .. } in requests {
-            if procedure == state_machine::NOTHING {
-                continue;
-            }
-            // It was known when it was executed.
-            if !state.machine.knows(procedure, &args) {
-                let (procedure, _) = state_machine::inner(procedure, &args);
-                return Err(RsmError::Procedure { path: path(), offset, procedure });
-            }
-            state.machine.execute(procedure, &args);
-        }
-        // Sent, or derived from the state by the next primary.
-        drop(state.machine.state.take_effects());
-        let vid = state.replica.vid();
-        // If there was one, it wasn't cut short (pair.rs).
-        let mark = start_over.unwrap_or(mark);
-        let holds = mark > 0 && (mark..=vid).all(|since| self.cfg.ismember(&self.me, ViewId(since)));
-        let holds = holds || state.replica.is_member() && rt::probe::weakened("S2-old-state-counts");
-        (state.mark, state.mark_at_start, state.is_from_disk) = (mark, mark, holds);
-        state.replica.recovered(last, holds);
-        observe(|| Event::Recovered { last, state: state.digest(), holds });
-        tracing::info!(node = %self.me, %last, mark, holds, "state from the log");
-        Ok(())
-    }
-
-    /// Begins a service: the state is there before the view that makes it one (rule 0).
-    pub(crate) fn begin_service(&self) -> Result<(), RsmError> {
-        let logged = {
-            let mut state = self.state.lock();
-            state.log_in_sync(&self.journal, 1, true);
-            state.logged
-        };
-        self.journal.wait(logged, None)?;
-        if self.cfg.bootstrap()? {
-            self.state.lock().replica.begin_first_view();
-            observe(|| Event::FirstView);
-        }
-        Ok(())
-    }
-
-    /// A node whose disk hangs still answers pings, and does nothing else: the others must know (L4). And one whose file is
-    /// removed would acknowledge what goes with it.
-    fn watch_disk(self: &Arc<Self>) {
-        self.journal.watch();
-        let hangs = self.journal.stalled().max(self.cfg.disk_stalled()) >= DISK_PATIENCE
-            && !rt::probe::weakened("L4-waits-for-ever");
-        let before = {
-            let mut state = self.state.lock();
-            if state.stopping {
-                return;
-            }
-            std::mem::replace(&mut state.disk_hangs, hangs)
-        };
-        self.cfg.set_disk_hangs(hangs);
-        if hangs && !before {
-            tracing::error!(node = %self.me, "the disk hangs: this node asks to be removed");
-        } else if before && !hangs {
-            tracing::info!(node = %self.me, "the disk works again");
-        }
-        let weak = Arc::downgrade(self);
-        self.options.pollmgr.run_at(now() + DISK_LOOK, move || {
-            if let Some(rsm) = weak.upgrade() {
-                rsm.watch_disk();
-            }
-        });
-    }
-
-    /// Waits until so much is on the disk, as long as the view stays. False if it isn't.
-    pub(crate) fn await_disk(&self, logged: Position, vid: u32) -> bool {
-        loop {
-            match self.journal.wait(logged, Some(now() + DISK_LOOK)) {
-                Ok(true) => return true,
-                Ok(false) => {
-                    let state = self.state.lock();
-                    if state.replica.vid() != vid || state.stopping {
-                        return false;
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
-    }
-
-    /// So much of the journal is on the disk.
-    fn synced(&self, position: Position) {
-        let mut due = Vec::new();
-        {
-            let mut state = self.state.lock();
-            while state.effects.front().is_some_and(|(at, _)| *at <= position) {
-                due.extend(state.effects.pop_front().into_iter().flat_map(|(_, effects)| effects));
-            }
-        }
-        self.emit(due);
     }
 
     fn register(self: Arc<Self>) {
@@ -729,164 +535,6 @@ impl<S: StateMachine> Inner<S> {
         );
     }
 
-    /// Handler: executes a client's request on the replicas, if this is the primary.
-    fn client_invoke(self: &Arc<Self>, procno: u32, req: Bytes) -> (ClientStatus, Bytes) {
-        let _turn = self.invoke_turn.lock();
-        let deadline = now() + INVOKE_PATIENCE;
-        let outstanding = {
-            let mut state = self.state.lock();
-            if state.replica.wants_renewal() && self.cfg.request_same(ViewId(state.replica.vid())) {
-                let last = state.replica.last_myvs();
-                tracing::info!(node = %self.me, %last, "the view's numbers come to their end: a new view begins again");
-            }
-            match state.replica.may_stamp() {
-                Ok(()) => {}
-                Err(ClientStatus::BUSY) => return not_now(procno),
-                Err(status) => return (status, Bytes::default()),
-            }
-            if !state.machine.knows(procno, &req.0) || req.0.len() > MAX_REQUEST_BYTES {
-                return (ClientStatus::ERR, Bytes::default());
-            }
-            // What is executed here is kept in memory until the disk has it.
-            if self.journal.is_behind() {
-                return not_now(procno);
-            }
-            if state.lab_backups && state_machine::is_of_sessions(procno) {
-                // Not executed without its session: the client wouldn't learn that it may be executed again.
-                return unstamped(SessionStatus::NOSESSION);
-            }
-            let stamped = state.replica.stamp();
-            observe(|| Event::Stamped { vs: stamped.vs, request: request_digest(procno, &req.0) });
-            state.request = Some((procno, req, BTreeMap::new()));
-            stamped
-        };
-        let vs = outstanding.vs;
-        if outstanding.missing.is_empty() {
-            self.execute_as_primary(vs);
-        }
-        for backup in &outstanding.missing {
-            self.send_invoke(backup, vs);
-        }
-        let mut state = self.state.lock();
-        loop {
-            let anothers = rt::probe::weakened("mutant-anothers-answer");
-            if let Some((_, answer, logged)) = state.answer.take_if(|(answered, ..)| *answered == vs || anothers) {
-                drop(state);
-                return self.answer(vs, answer, logged, deadline);
-            }
-            let dropped = state.replica.outstanding().is_none_or(|o| o.vs != vs);
-            // Told BUSY, the client asks again; the request itself stays outstanding until all have it or the view
-            // changes, because its stamp must not be given to another one.
-            if dropped || state.stopping || !self.invoke_cond.wait_until(&mut state, deadline) {
-                if let Some((_, answer, logged)) = state.answer.take_if(|(answered, ..)| *answered == vs) {
-                    drop(state);
-                    return self.answer(vs, answer, logged, deadline);
-                }
-                return (ClientStatus::BUSY, Bytes::default());
-            }
-        }
-    }
-
-    /// Answers once the request is on this node's own disk, too (rule 4): it may be the next primary again.
-    fn answer(&self, vs: Viewstamp, answer: Bytes, logged: Position, deadline: Instant) -> (ClientStatus, Bytes) {
-        let unsynced = rt::probe::weakened("S11-answer-before-sync");
-        if !unsynced && !self.journal.wait(logged, Some(deadline)).unwrap_or(false) {
-            return (ClientStatus::BUSY, Bytes::default());
-        }
-        observe(|| Event::Answered { vs });
-        (ClientStatus::OK, answer)
-    }
-
-    /// Hands the outstanding request to a backup, again and again until it has it or the request is dropped.
-    fn send_invoke(self: &Arc<Self>, backup: &str, vs: Viewstamp) {
-        let request = {
-            let state = self.state.lock();
-            let wanted = state.replica.outstanding().is_some_and(|o| o.vs == vs && o.missing.contains(backup));
-            if !wanted || state.stopping {
-                return;
-            }
-            state.request.as_ref().map(|(procno, req, _)| (*procno, vs, req.clone()))
-        };
-        let Some(request) = request else { return };
-        let (weak, name) = (Arc::downgrade(self), backup.to_owned());
-        match self.handles.client(backup) {
-            Ok(client) => client.call_async(INVOKE, request, INVOKE_TIMEOUT, move |answer| {
-                if let Some(rsm) = weak.upgrade() {
-                    rsm.invoke_answered(&name, vs, answer);
-                }
-            }),
-            Err(error) => tracing::warn!(node = %self.me, peer = backup, %error, "a backup has no address"),
-        }
-    }
-
-    fn invoke_answered(self: &Arc<Self>, backup: &str, vs: Viewstamp, answer: Result<(i32, i32), CallError>) {
-        if matches!(answer, Ok((status, _)) if status == RsmStatus::OK as i32) {
-            self.switches.breakpoint1();
-            self.partition1();
-            let all = self.state.lock().replica.acknowledged(vs, backup);
-            if all {
-                self.execute_as_primary(vs);
-            }
-            return;
-        }
-        if rt::probe::weakened("H9-invoke-sent-once") {
-            return;
-        }
-        let (refused_for, news) = match answer {
-            // Its disk can't keep up: a new view wouldn't help.
-            Ok((status, _)) if status == RsmStatus::BUSY as i32 => (Duration::ZERO, false),
-            Ok(_) => {
-                let mut state = self.state.lock();
-                let refusing = state.request.as_mut().map(|(_, _, refusing)| refusing);
-                let since = refusing.map(|refusing| match refusing.get(backup) {
-                    Some(since) => (since.elapsed(), false),
-                    None => {
-                        refusing.insert(backup.to_owned(), now());
-                        (Duration::ZERO, true)
-                    }
-                });
-                since.unwrap_or_default()
-            }
-            Err(_) => (Duration::ZERO, true),
-        };
-        if news {
-            // Whether it is gone, or asks to be, is for config to find out.
-            self.cfg.suspect(backup);
-        }
-        let patience = if self.cfg.asks_removal(backup) { PATIENCE_WITH_ASKERS } else { REFUSAL_PATIENCE };
-        if refused_for > patience && self.cfg.request_same(ViewId(vs.vid)) {
-            tracing::warn!(node = %self.me, peer = backup, %vs, "a backup refuses a request: a new view re-syncs it");
-        }
-        let (weak, name) = (Arc::downgrade(self), backup.to_owned());
-        self.options.pollmgr.run_at(now() + INVOKE_AGAIN, move || {
-            if let Some(rsm) = weak.upgrade() {
-                rsm.send_invoke(&name, vs);
-            }
-        });
-    }
-
-    /// All backups have executed the request: now the primary does, unless a new view has dropped it.
-    fn execute_as_primary(&self, vs: Viewstamp) {
-        {
-            let mut state = self.state.lock();
-            if state.replica.outstanding().is_none_or(|o| o.vs != vs) {
-                return;
-            }
-            let Some((procno, req, _)) = state.request.take() else { return };
-            let (answer, ran) = state.machine.execute(procno, &req.0);
-            state.replica.executed(vs);
-            observe(|| state.executed(vs, procno, &req, ran, true));
-            state.log_request(&self.journal, vs, procno, &req);
-            let logged = state.logged;
-            state.answer = Some((vs, answer, logged));
-            let effects = state.machine.state.take_effects();
-            if !effects.is_empty() {
-                state.effects.push_back((logged, effects));
-            }
-        }
-        self.invoke_cond.notify_all();
-    }
-
     pub(crate) fn fatal(&self, reason: &str) {
         (self.options.on_fatal)(reason);
     }
@@ -896,59 +544,6 @@ impl<S: StateMachine> Inner<S> {
         if let Some(sink) = sink.filter(|_| !effects.is_empty()) {
             sink(effects);
         }
-    }
-
-    /// Handler: the primary's request, executed here if it is the next one.
-    fn invoke(&self, proc: u32, vs: Viewstamp, req: &Bytes) -> (RsmStatus, i32) {
-        let logged = {
-            let mut state = self.state.lock();
-            match state.replica.check_invoke(vs) {
-                Verdict::Execute if self.journal.is_behind() => return (RsmStatus::BUSY, 0),
-                Verdict::Execute if !state.machine.knows(proc, &req.0) && !self.has_lab_primary(&state.replica) => {
-                    drop(state);
-                    let (procedure, _) = state_machine::inner(proc, &req.0);
-                    let procedure = format_args!("{procedure:#x}").to_string();
-                    tracing::error!(node = %self.me, %vs, procedure, "the primary executes a procedure that this program \
-                        doesn't have: it is of another version. This node asks to be removed");
-                    self.cfg.ask_removal(true);
-                    return (RsmStatus::ERR, 0);
-                }
-                Verdict::Execute => {
-                    let (_, ran) = state.machine.execute(proc, &req.0);
-                    state.replica.executed(vs);
-                    // The primary sends them.
-                    drop(state.machine.state.take_effects());
-                    observe(|| state.executed(vs, proc, req, ran, false));
-                    state.log_request(&self.journal, vs, proc, req);
-                }
-                Verdict::Again => {}
-                Verdict::Refuse => {
-                    if state.replica.has_missed(vs) && self.has_lab_primary(&state.replica) {
-                        // A lab primary uses up a stamp that a backup didn't answer, and goes on behind the gap.
-                        self.cfg.request_same(ViewId(vs.vid));
-                    }
-                    tracing::debug!(node = %self.me, %vs, last = %state.replica.last_myvs(), "request refused");
-                    return (RsmStatus::ERR, 0);
-                }
-            }
-            state.logged
-        };
-        // What is acknowledged is on the disk.
-        let unsynced = rt::probe::weakened("mutant-backup-acks-unsynced");
-        match self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)) {
-            _ if unsynced => {}
-            Ok(true) => {}
-            // Only late.
-            Ok(false) => return (RsmStatus::BUSY, 0),
-            Err(_) => return (RsmStatus::ERR, 0),
-        }
-        self.switches.breakpoint1();
-        (RsmStatus::OK, 0)
-    }
-
-    /// Whether the latest view's primary is a node of the lab, as far as is known.
-    fn has_lab_primary(&self, replica: &Replica) -> bool {
-        replica.primary().is_some_and(|primary| self.handles.client(primary).is_ok_and(|client| !client.is_ours()))
     }
 
     /// Handler: the members of the latest view, and once more the primary (lab: `client_members`).
