@@ -520,7 +520,7 @@ fn event(asked: Instance, record: &Record) -> Event {
         Record::PropSeen(n) => Event::Promised { instance: asked, n },
         Record::Accepted(n, value) => Event::Accepted { instance: asked, n, value },
         Record::Done(instance, value) => Event::Committed { instance, value },
-        Record::Disk(_) | Record::Starts(_) | Record::Lived => Event::DiskNoted,
+        Record::Disk(..) | Record::Starts(_) | Record::Lived => Event::DiskNoted,
         Record::Added(instance, member, _) => Event::Adding { instance, member },
     }
 }

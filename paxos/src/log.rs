@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 
 use rt::fs::{self, File};
 
-use crate::record::{self, DiskId, Record};
+use crate::record::{DiskId, Record};
 use crate::state::AcceptorState;
 
 /// Why the log can't be used.
@@ -160,10 +160,10 @@ impl Log {
         let disk = state.disk().unwrap_or_else(|| DiskId(rt::random::u64()));
         // This life doesn't count yet: the next one reads the same.
         let counted = state.counted().map_or(String::new(), |counted| Record::Starts(counted).to_string());
-        let lines = record::owner_line(disk, me) + &counted;
+        let own_disk = Record::Disk(disk, me.to_owned());
+        let lines = own_disk.to_string() + &counted;
         file.splice(HEAD.len()..HEAD.len(), (lines.clone() + &crc_line(lines.as_bytes())).into_bytes());
-        for record in [Record::Disk(disk), Record::Starts(state.counted().map_or(0, |before| before.saturating_add(1)))]
-        {
+        for record in [own_disk, Record::Starts(state.counted().map_or(0, |before| before.saturating_add(1)))] {
             // They are right whatever came before them.
             state.replay(record).map_err(|what| LogError::Damaged { path: path.to_owned(), offset: keep, what })?;
         }
@@ -319,8 +319,7 @@ impl Scan {
             return Err(Damage { offset: since + at, what: "no line feed before the checksum".to_owned() });
         }
         if !has_crcs {
-            // A log of the lab: what is whole counts. (Or the very first append of an earlier version, torn: its whole
-            // lines count too.)
+            // A log of the lab: what is whole counts.
             scan.take(&mut block)?;
             scan.keep = offset;
         }
@@ -336,7 +335,9 @@ impl Scan {
         for (offset, line) in block.drain(..) {
             let damage = |what| Damage { offset, what };
             let record = Record::parse(line).map_err(damage)?;
-            if let Some(node) = record::owner_in(line).filter(|node| *node != self.me) {
+            if let Record::Disk(_, node) = &record
+                && *node != self.me
+            {
                 return Err(damage(format!("this is node {node}'s file")));
             }
             if !record.is_of_the_disk() {

@@ -162,7 +162,7 @@ fn with_another_byte(others: impl Fn(u8) -> Vec<u8>) {
     let mut same = 0;
     for appends in logs() {
         let with_head = file_of(&appends);
-        // Also as the earlier version wrote it; without an append it is empty.
+        // Also without its first line, which is like a log of the lab if there is no append.
         for whole in [&with_head[..], &with_head[HEAD.len()..]] {
             for (at, other) in (0..whole.len()).flat_map(|at| others(whole[at]).into_iter().map(move |o| (at, o))) {
                 let mut bytes = whole.to_vec();
@@ -396,7 +396,7 @@ fn l08_short_lives_are_counted_until_one_has_lived() {
     assert_eq!(state.short_lives(), 4);
     log.append(&[Record::Starts(4)]).unwrap();
     log.append(&history()[0]).unwrap();
-    log.append(&[Record::Disk(state.disk().unwrap())]).unwrap();
+    log.append(&[Record::Disk(state.disk().unwrap(), "41000".to_owned())]).unwrap();
     log.append(&[Record::Lived]).unwrap();
     assert_eq!(log.dump(), "done 1 41000\n", "neither travels");
     drop(log);

@@ -5,7 +5,6 @@
 //! accepted N NODE VALUE    a vote; it promises (N, NODE) too
 //! done INSTANCE VALUE      a decided value
 //! disk ID NODE             ours: the number of this disk, drawn when the log was made, and whose log it is
-//! disk ID                  ours: the number, as earlier versions wrote it
 //! added INSTANCE NODE ID   ours: this node proposed to add NODE, on the disk ID, in INSTANCE, and inherited nothing
 //! starts N                 ours: so many lives of this node before this one were short, one after the other
 //! lived                    ours: this life isn't short
@@ -32,8 +31,8 @@ pub enum Record {
     /// A decided value.
     #[doc(alias = "loginstance")]
     Done(Instance, Value),
-    /// The number of the disk that the log is on.
-    Disk(DiskId),
+    /// The number of the disk that the log is on, and whose log it is.
+    Disk(DiskId, String),
     /// A majority had promised this node an instance in which nothing had been accepted, when it was to add a node; it is
     /// safe for that node, if it is added in the instance and still has this disk, to vote in later ones (rule 3).
     Added(Instance, String, DiskId),
@@ -59,7 +58,7 @@ impl fmt::Display for Record {
             Record::PropSeen(n) => writeln!(f, "propseen {n}"),
             Record::Accepted(n, v) => writeln!(f, "accepted {n} {}", v.as_str()),
             Record::Done(instance, v) => writeln!(f, "done {instance} {}", v.as_str()),
-            Record::Disk(disk) => writeln!(f, "disk {disk}"),
+            Record::Disk(disk, node) => writeln!(f, "disk {disk} {node}"),
             Record::Added(instance, node, disk) => writeln!(f, "added {instance} {node} {disk}"),
             Record::Starts(n) => writeln!(f, "starts {n}"),
             Record::Lived => writeln!(f, "lived"),
@@ -93,13 +92,11 @@ impl Record {
                     instance => Ok(Record::Done(instance, parse_value(v)?)),
                 }
             }
-            "disk" => match rest.split_once(' ') {
-                Some((disk, node)) => {
-                    value::check_name(node).map_err(|e| e.to_string())?;
-                    Ok(Record::Disk(parse_disk(disk)?))
-                }
-                None => Ok(Record::Disk(parse_disk(rest)?)),
-            },
+            "disk" => {
+                let (disk, node) = rest.split_once(' ').ok_or("disk without a node")?;
+                value::check_name(node).map_err(|e| e.to_string())?;
+                Ok(Record::Disk(parse_disk(disk)?, node.to_owned()))
+            }
             "added" => {
                 let (instance, rest) = rest.split_once(' ').ok_or("added without a node")?;
                 let (node, disk) = rest.split_once(' ').ok_or("added without a disk")?;
@@ -118,7 +115,7 @@ impl Record {
 
     /// Whether each start writes it anew, at the log's beginning.
     pub(crate) fn is_of_the_disk(&self) -> bool {
-        matches!(self, Record::Disk(_) | Record::Starts(_) | Record::Lived)
+        matches!(self, Record::Disk(..) | Record::Starts(_) | Record::Lived)
     }
 
     /// Whether `bytes` are the beginning of a record's line, or all of it but its end of line: whether anything can
@@ -148,16 +145,6 @@ impl Record {
             _ => false,
         }
     }
-}
-
-/// The line that says whose log it is, and on which disk. It is read as [`Record::Disk`].
-pub(crate) fn owner_line(disk: DiskId, node: &str) -> String {
-    format!("disk {disk} {node}\n")
-}
-
-/// The node that such a line names, its end of line taken off.
-pub(crate) fn owner_in(line: &str) -> Option<&str> {
-    line.strip_prefix("disk ")?.split_once(' ').map(|(_, node)| node)
 }
 
 /// As it is written: 0, or digits that don't begin with it.
@@ -310,6 +297,8 @@ pub(crate) mod tests {
             "lived ",
             "lived 1",
             "Lived",
+            "disk 0123456789abcdef",
+            "disk 0123456789abcdef ",
         ] {
             let text = format!("done 1 a \n{line}\n");
             assert!(matches!(parse_text(&text), Err(RestoreError::Line { line: 2, .. })), "{line:?}");
@@ -329,7 +318,6 @@ pub(crate) mod tests {
             "accepted 10 crc a b ab aba ".to_owned(),
             "accepted 1 propseen done".to_owned(),
             "done 4294967295 crc 00000000".to_owned(),
-            "disk 0123456789abcdef".to_owned(),
             "disk 0123456789abcdef 41000".to_owned(),
             format!("disk 0123456789abcdef {long}"),
             "added 7 41000 00000000ffffffff".to_owned(),
@@ -346,7 +334,7 @@ pub(crate) mod tests {
 
     /// Something that makes a line of `text`, if anything can.
     fn completion(text: &str) -> Option<String> {
-        let (disk, zeros) = ("disk 0000000000000000", "0".repeat(16));
+        let (disk, zeros) = ("disk 0000000000000000 a", "0".repeat(16));
         let added = "added 1 a 0000000000000000";
         let words = ["propseen 1 a", "accepted 1 a b", "done 1 a", disk, added, "starts 1", "lived"];
         let begun = words.iter().filter_map(|line| line.strip_prefix(text).map(str::to_owned));
@@ -413,11 +401,7 @@ pub(crate) mod tests {
     fn a_line_is_as_it_would_be_written() {
         for line in lines() {
             let record = Record::parse(&line).unwrap();
-            let written = match (&record, owner_in(&line)) {
-                (Record::Disk(disk), Some(node)) => owner_line(*disk, node),
-                _ => record.to_string(),
-            };
-            assert_eq!(written, format!("{line}\n"));
+            assert_eq!(record.to_string(), format!("{line}\n"));
         }
     }
 }

@@ -334,7 +334,7 @@ impl AcceptorState {
                 }
                 self.commit(instance, value);
             }
-            Record::Disk(disk) => self.disk = Some(disk),
+            Record::Disk(disk, _) => self.disk = Some(disk),
             Record::Starts(short) => (self.starts, self.lived) = (Some(short), false),
             Record::Lived => self.lived = true,
             Record::Added(instance, node, disk) => {
