@@ -16,6 +16,7 @@
 //! `connection.writing` guards the unsent bytes and is never held across a call out.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -217,6 +218,11 @@ impl Connection {
             writing.waiting.get_or_insert_with(|| Waiting { since: now(), taken: 0 });
         }
         if self.recount_unsent(&mut writing) { Sent::Taken } else { Sent::Closed }
+    }
+
+    /// The other end's address.
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 
     /// Reads again after the owner's `Break`.

@@ -5,7 +5,7 @@
 //! executed again (reply_window.rs).
 //!
 //! From the bottom: `pollmgr` watches sockets, `connection` carries PDUs, `rpcs` and `rpcc` are the two ends,
-//! `handle` keeps a node's clients. docs/protocols.md has the messages, docs/architecture.md threads and locks.
+//! `handle` keeps a node's clients, `messages` logs what passes. docs/protocols.md has the messages, docs/architecture.md threads and locks.
 
 mod connection;
 mod error;
@@ -13,6 +13,7 @@ pub mod events;
 mod handle;
 mod listener;
 pub mod marshall;
+pub mod messages;
 pub mod names;
 mod options;
 pub mod pdu;

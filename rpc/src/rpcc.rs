@@ -33,6 +33,7 @@ use rt::time::{Instant, now};
 use crate::CallError;
 use crate::connection::{Budget, Connection, Owner, Sent};
 use crate::marshall::{Marshal, Unmarshal, Unmarshaller, decode};
+use crate::messages;
 use crate::options::{BIND, HELLO, Options};
 use crate::pdu::{self, ClientNonce, ReplyHeader, RequestHeader, ServerNonce, Xid};
 use crate::pollmgr::{PollMgr, TimerId};
@@ -419,13 +420,14 @@ impl Inner {
         };
         let oldest = calls.first_key_value().map_or(number, |(oldest, _)| *oldest);
         let Some(call) = calls.get_mut(&number) else { return };
+        pdu::stamp(&mut call.pdu, xid_of(number), *server, xid_of(oldest - 1));
+        messages::request_sent(connection, &call.pdu);
         if self.options.loses() {
             connection.close("RPC_LOSSY");
             // That says nothing about the server.
             *back_off = FIRST_BACK_OFF;
             return;
         }
-        pdu::stamp(&mut call.pdu, xid_of(number), *server, xid_of(oldest - 1));
         if connection.send(&call.pdu) == Sent::Taken {
             call.sent = Some(state.heard);
         }
@@ -451,11 +453,14 @@ impl Inner {
             server_nonce: ServerNonce(0),
             xid_rep: Xid(0),
         };
-        if self.options.loses() {
-            connection.close("RPC_LOSSY");
-            state.back_off = FIRST_BACK_OFF;
-        } else if let Ok(pdu) = pdu::request(&header, &HELLO) {
-            let _ = connection.send(&pdu);
+        if let Ok(pdu) = pdu::request(&header, &HELLO) {
+            messages::request_sent(connection, &pdu);
+            if self.options.loses() {
+                connection.close("RPC_LOSSY");
+                state.back_off = FIRST_BACK_OFF;
+            } else {
+                let _ = connection.send(&pdu);
+            }
         }
         let again = now() + BIND_AGAIN;
         let times = if let Binding::Asked { times, .. } = state.binding { times + 1 } else { 1 };
@@ -603,11 +608,14 @@ impl Owner for Inner {
     }
 
     fn pdu(self: Arc<Self>, connection: &Arc<Connection>, pdu: &[u8]) -> ControlFlow<()> {
-        let Some((ReplyHeader { xid, value }, result)) = ReplyHeader::parse(pdu) else {
+        let Some((header, result)) = ReplyHeader::parse(pdu) else {
             connection.close("not a reply");
             return ControlFlow::Break(());
         };
+        let ReplyHeader { xid, value } = header;
         let mut state = self.state.lock();
+        // Before anything that follows from it is sent.
+        messages::reply_received(connection, self.nonce, &header, || state.procedure_of(xid));
         // Only now the connection has shown that it is good for something.
         state.back_off = FIRST_BACK_OFF;
         state.heard += 1;
@@ -679,6 +687,13 @@ impl State {
             connection.close("the server has fallen silent");
         }
         CallError::Timeout
+    }
+
+    /// The procedure of a request that is outstanding, else 0.
+    fn procedure_of(&self, xid: Xid) -> u32 {
+        let call = self.calls.get(&number_of(xid, self.next));
+        let asked = call.and_then(|call| RequestHeader::parse(&call.pdu)).map_or(0, |(header, _)| header.procedure);
+        if xid == BIND_XID { BIND } else { asked }
     }
 
     fn remove(&mut self, number: CallNumber) -> Option<Call> {

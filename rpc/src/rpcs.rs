@@ -36,6 +36,7 @@ use crate::connection::{Budget, Connection, Owner};
 use crate::events::Event;
 use crate::listener::Listener;
 use crate::marshall::{Marshal, Unmarshal, decode, encode};
+use crate::messages;
 use crate::options::{BIND, HELLO, Options};
 use crate::pdu::{self, ClientNonce, ReplyHeader, RequestHeader, ServerNonce, Xid};
 use crate::pollmgr::PollMgr;
@@ -146,6 +147,7 @@ struct Pending {
     asked_on: u64,
     client_nonce: ClientNonce,
     xid: Xid,
+    procedure: u32,
     answered: bool,
 }
 
@@ -165,7 +167,7 @@ impl Pending {
             tracing::error!(%error, "a result is too long to be sent");
             refusal(self.xid, CallError::Cancel)
         });
-        self.server.answer(self.asked_on, self.client_nonce, self.xid, reply);
+        self.server.answer(self, reply);
     }
 }
 
@@ -409,7 +411,8 @@ impl Inner {
 
     /// Keeps a reply for retransmissions and sends it on the client's newest live connection. One that wants no
     /// at-most-once has only the connection it asked on.
-    fn answer(&self, asked_on: u64, nonce: ClientNonce, xid: Xid, reply: Vec<u8>) {
+    fn answer(&self, asked: &Pending, reply: Vec<u8>) {
+        let Pending { asked_on, client_nonce: nonce, xid, procedure, .. } = *asked;
         if self.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -422,15 +425,20 @@ impl Inner {
         };
         // No connection: the client asks again on its next one.
         if let Some(connection) = connection {
-            self.send(&connection, &reply);
+            self.send(&connection, nonce, procedure, &reply);
         }
     }
 
-    fn send(&self, connection: &Connection, reply: &[u8]) {
+    fn send(&self, connection: &Connection, client: ClientNonce, procedure: u32, reply: &[u8]) {
+        messages::reply_sent(connection, client, procedure, reply);
         if self.options.loses() {
             return connection.close("RPC_LOSSY");
         }
         let _ = connection.send(reply);
+    }
+
+    fn refuse(&self, connection: &Connection, asked: &RequestHeader, error: CallError) {
+        self.send(connection, asked.client_nonce, asked.procedure, &refusal(asked.xid, error));
     }
 
     fn count(&self, state: &mut State, procedure: u32) {
@@ -463,7 +471,7 @@ impl Inner {
             // Clients of the lab abort on a byte that they don't expect; ours ask for it.
             Ok(HELLO) => pdu::reply(&ReplyHeader { xid, value: 0 }, &(self.nonce.0, HELLO)),
             Ok(_) => pdu::reply(&ReplyHeader { xid, value: 0 }, &self.nonce.0),
-            Err(_) => return self.send(connection, &refusal(xid, CallError::UnmarshalArgs)),
+            Err(_) => return self.refuse(connection, header, CallError::UnmarshalArgs),
         };
         let bound = {
             let mut state = self.state.lock();
@@ -474,7 +482,7 @@ impl Inner {
         if !bound {
             return connection.close("no room for another client");
         }
-        self.send(connection, &reply.unwrap_or_default());
+        self.send(connection, header.client_nonce, BIND, &reply.unwrap_or_default());
     }
 
     fn request(self: &Arc<Self>, connection: &Arc<Connection>, header: &RequestHeader, args: &[u8]) -> ControlFlow<()> {
@@ -493,7 +501,7 @@ impl Inner {
             }
             if header.server_nonce.0 != 0 && header.server_nonce != self.nonce {
                 drop(state);
-                self.send(connection, &refusal(xid, CallError::OldServer));
+                self.refuse(connection, header, CallError::OldServer);
                 return ControlFlow::Continue(());
             }
             if header.procedure == BIND {
@@ -504,7 +512,7 @@ impl Inner {
             let Some(entry) = entry else {
                 drop(state);
                 tracing::debug!(procedure = header.procedure, "unknown procedure");
-                self.send(connection, &refusal(xid, CallError::UnmarshalArgs));
+                self.refuse(connection, header, CallError::UnmarshalArgs);
                 return ControlFlow::Continue(());
             };
             if client_nonce.0 != 0 {
@@ -519,18 +527,19 @@ impl Inner {
                     Verdict::New => {}
                     Verdict::InProgress => return ControlFlow::Continue(()),
                     Verdict::Done(reply) => {
-                        self.send(connection, &reply);
+                        self.send(connection, client_nonce, header.procedure, &reply);
                         return ControlFlow::Continue(());
                     }
                     Verdict::Forgotten => {
-                        self.send(connection, &refusal(xid, CallError::AtMostOnce));
+                        self.refuse(connection, header, CallError::AtMostOnce);
                         return ControlFlow::Continue(());
                     }
                 }
             }
             entry
         };
-        let pending = Pending { server: self.clone(), asked_on: connection.id(), client_nonce, xid, answered: false };
+        let (asked_on, procedure) = (connection.id(), header.procedure);
+        let pending = Pending { server: self.clone(), asked_on, client_nonce, xid, procedure, answered: false };
         let waits = rt::probe::weakened("H26-one-pool").then_some(Workers::Peers);
         let Some(workers) = entry.workers.or(waits) else {
             (entry.run)(args, pending);
@@ -558,7 +567,10 @@ impl Owner for Inner {
             return ControlFlow::Break(());
         }
         match RequestHeader::parse(pdu) {
-            Some((header, args)) => self.request(connection, &header, args),
+            Some((header, args)) => {
+                messages::request_received(connection, &header, args);
+                self.request(connection, &header, args)
+            }
             None => {
                 connection.close("not a request");
                 ControlFlow::Break(())

@@ -55,6 +55,11 @@ pub trait Backend {
     /// The time on the caller's clock; it never goes back.
     fn now(&self) -> Instant;
 
+    /// As [`crate::time::machine_clock`]. Never switches.
+    fn machine_clock(&self) -> Duration {
+        self.now().since_start()
+    }
+
     /// A random number, all bits uniform.
     fn random(&self) -> u64;
 

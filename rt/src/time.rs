@@ -63,6 +63,13 @@ pub fn now() -> Instant {
     Instant(os::now())
 }
 
+/// The machine's monotonic clock, which all its processes share: the time since some moment before they began. In a
+/// simulation it is the true time. It orders what different processes did, for people who look; no node may go by it.
+pub fn machine_clock() -> Duration {
+    redirect!(backend => backend.machine_clock());
+    os::machine_clock()
+}
+
 /// Blocks the calling thread for `duration`.
 pub fn sleep(duration: Duration) {
     redirect!(backend => crate::backend::sleep(&*backend, duration));
@@ -70,7 +77,12 @@ pub fn sleep(duration: Duration) {
 }
 
 pub(crate) mod os {
-    #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "the operating system's backend")]
+    #![expect(
+        unsafe_code,
+        clippy::disallowed_types,
+        clippy::disallowed_methods,
+        reason = "the operating system's backend"
+    )]
     use std::sync::OnceLock;
     use std::time::{Duration, Instant};
 
@@ -83,6 +95,14 @@ pub(crate) mod os {
     /// The operating system's name for a point on our clock; `None` if it can't express it, which is to say never.
     pub(crate) fn instant(since_start: Duration) -> Option<Instant> {
         START.get_or_init(Instant::now).checked_add(since_start)
+    }
+
+    pub(crate) fn machine_clock() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: clock_gettime writes one timespec to the pointer, which points to one. This clock is always there.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        seconds + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
     }
 
     pub(crate) fn sleep(duration: Duration) {

@@ -22,6 +22,9 @@ use sim::workers;
 Examples:
   sim --seeds 500                  500 runs, each with another seed
   sim --seed 17                    one run, with its trace
+  sim --seed 17 --html run.html    the same as a page for a browser: who said what to whom, and when
+  sim --seed 17 --columns --from 2 --to 2.5
+                                   half a second of it as columns, for the terminal
   sim --seeds 500 --only crash     with crashes and nothing else
   sim --canaries                   puts known mistakes back, one by one, and expects to find each
 
@@ -35,6 +38,26 @@ pub(crate) struct Arguments {
     /// Replay one seed, and print its trace, one line an event.
     #[arg(long, value_name = "S", group = "mode")]
     pub(crate) seed: Option<u64>,
+
+    /// Of the one seed: write a page with its space-time diagram to this file, to be opened in a browser, and print no trace.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    pub(crate) html: Option<std::path::PathBuf>,
+
+    /// Of the one seed: print a column for each node and client, and no trace.
+    #[arg(long, requires = "seed")]
+    pub(crate) columns: bool,
+
+    /// How wide the columns are together.
+    #[arg(long, value_name = "CHARACTERS", env = "COLUMNS", default_value_t = 160)]
+    pub(crate) width: usize,
+
+    /// In the page and the columns: only from this second of the run on.
+    #[arg(long, value_name = "SECONDS", requires = "seed", value_parser = seconds)]
+    pub(crate) from: Option<f64>,
+
+    /// In the page and the columns: only up to this second of the run.
+    #[arg(long, value_name = "SECONDS", requires = "seed", value_parser = seconds)]
+    pub(crate) to: Option<f64>,
 
     /// Run each of N seeds twice, and compare.
     #[arg(long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
@@ -81,7 +104,12 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// How each seed is run.
     pub(crate) fn settings(&self) -> Result<Settings, String> {
-        Ok(Settings { nodes: self.nodes.clone(), only: self.only.clone(), mistake: self.mistake, traced: false })
+        Ok(Settings {
+            nodes: self.nodes.clone(),
+            only: self.only.clone(),
+            mistake: self.mistake,
+            ..Settings::default()
+        })
     }
 
     /// So many seeds from the first one on.
@@ -103,6 +131,18 @@ impl Arguments {
     /// The command of a worker that does what the arguments ask for, with this mistake.
     pub(crate) fn worker(&self, mistake: Option<&'static str>) -> Result<Vec<OsString>, String> {
         let program = workers::this_program().map_err(|error| no_worker(&error))?;
+        let all = self.run_options(mistake);
+        Ok(std::iter::once(program.into_os_string()).chain(all.into_iter().map(OsString::from)).collect())
+    }
+
+    /// The command that shows this seed's run.
+    pub(crate) fn command(&self, seed: u64) -> String {
+        let own = ["sim".to_owned(), "--seed".to_owned(), seed.to_string()];
+        own.into_iter().chain(self.run_options(self.mistake)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The options that decide what a seed's run is.
+    fn run_options(&self, mistake: Option<&str>) -> Vec<String> {
         let nodes = format!("{}..{}", self.nodes.start(), self.nodes.end());
         let mut all = vec!["--nodes".to_owned(), nodes];
         for fault in &self.only {
@@ -111,7 +151,7 @@ impl Arguments {
         if let Some(mistake) = mistake {
             all.extend(["--mistake".to_owned(), mistake.to_owned()]);
         }
-        Ok(std::iter::once(program.into_os_string()).chain(all.into_iter().map(OsString::from)).collect())
+        all
     }
 }
 
@@ -131,6 +171,11 @@ fn node_range(text: &str) -> Result<RangeInclusive<usize>, String> {
         return Err("a range of 1..7, as 3..5".to_owned());
     }
     Ok(range)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds, as 2.5".to_owned())?;
+    if (0.0..1e9).contains(&seconds) { Ok(seconds) } else { Err("a number of seconds from 0 on".to_owned()) }
 }
 
 /// The name of a mistake, or of the hole of some.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rt::thread::Node;
 use rt::time::Instant;
+use trace::Kind;
 use yfs_rpc::PollMgr;
 use yfs_rsm::{Options, RsmError, Timing};
 
@@ -65,6 +66,8 @@ struct Member {
     testers: u32,
     /// Its disk fails, so that its process ends by itself.
     disk_fails: bool,
+    /// Its disk has any fault.
+    disk_troubled: bool,
     /// A bit of its disk has flipped; it may find out when it starts.
     flipped: bool,
     /// It stays dead in this phase.
@@ -109,6 +112,7 @@ impl Cluster {
                 may_exit: false,
                 testers: 0,
                 disk_fails: false,
+                disk_troubled: false,
                 flipped: false,
                 out: false,
             }
@@ -174,6 +178,13 @@ impl Cluster {
         self.state().members[member].host
     }
 
+    /// Who has a machine: a node's name, or else the machine's.
+    pub(crate) fn named(&self, host: IpAddr) -> String {
+        let state = self.state();
+        let node = state.members.iter().find(|m| m.host == host);
+        node.map_or_else(|| host.to_string(), |m| m.name.clone())
+    }
+
     /// A client's machine.
     pub fn client_host(client: usize) -> IpAddr {
         IpAddr::from([10, 0, 1, client as u8 + 1])
@@ -228,6 +239,7 @@ impl Cluster {
         }
         kernel.note(node.name(), || format!("starts; its clock gains {drift} millionths"));
         kernel.count("start");
+        self.show(node.name(), Kind::Start, || "starts".to_owned());
         let cluster = self.clone();
         if let Err(error) = node.spawn("main", move || cluster.main_of(member)) {
             kernel.find(format!("no thread: {error}"));
@@ -280,12 +292,18 @@ impl Cluster {
     fn stops(&self, member: usize, reason: &str) {
         let node = Node::new(&self.name(member));
         self.world().kernel.note(node.name(), || format!("stops: {reason}"));
+        self.show(node.name(), Kind::Fault, || format!("stops: {reason}"));
         let (host, flipped) = {
             let state = self.state();
             let m = &state.members[member];
             (m.host, m.flipped)
         };
         self.0.oracles.node_stops(&node, reason, flipped || self.world().disks.has_failed(host));
+    }
+
+    /// Shows in a picture what happens to a node, or to all.
+    pub(crate) fn show(&self, node: &str, kind: Kind, what: impl FnOnce() -> String) {
+        self.world().recording.note(self.world().kernel.now(), node, kind, what);
     }
 
     /// The node's log is damaged: as it tells its operator, he puts it aside, and lets the node join as a new one.
@@ -314,6 +332,10 @@ impl Cluster {
             Death::Exit(_) => {}
             Death::Crash => self.world().kernel.count("fault: crash"),
         }
+        self.show(node.name(), Kind::Crash, || match death {
+            Death::Exit(status) => format!("exits with status {status}"),
+            Death::Crash => "crashes".to_owned(),
+        });
         self.buried(member, Kill::Process);
         self.plan_restart(member);
     }
@@ -325,6 +347,10 @@ impl Cluster {
         }
         let node = Node::new(&self.name(member));
         self.world().kernel.note(node.name(), || format!("killed: {how:?}"));
+        self.show(node.name(), Kind::Crash, || match how {
+            Kill::Process => "killed".to_owned(),
+            Kill::Power => "loses power".to_owned(),
+        });
         self.world().kernel.crash(&node);
         self.buried(member, how);
     }
@@ -382,6 +408,7 @@ impl Cluster {
             let m = &state.members[member];
             (Node::new(&m.name), m.host)
         };
+        self.show(node.name(), Kind::Fault, || "its disk is lost".to_owned());
         self.world().disks.wipe(host);
         self.0.oracles.node_lost_disk(&node);
     }
@@ -390,6 +417,7 @@ impl Cluster {
     pub fn flip_bit(&self, member: usize) {
         let host = self.host(member);
         if self.world().disks.flip_bit(host).is_some() {
+            self.show(&self.name(member), Kind::Fault, || "a bit of its disk flips".to_owned());
             let mut state = self.state();
             state.members[member].flipped = true;
         }
@@ -420,20 +448,25 @@ impl Cluster {
         let host = {
             let mut state = self.state();
             let m = &mut state.members[member];
+            m.disk_troubled = faults != DiskFaults::default();
             m.disk_fails = faults.write_errors > 0 || faults.sync_errors > 0 || faults.full;
             m.host
         };
+        self.show(&self.name(member), Kind::Fault, || disk_fault(&faults));
         self.world().disks.set_faults(host, faults);
     }
 
     /// The node's disk is well again.
     pub fn heal_disk(&self, member: usize) {
-        let host = {
+        let (host, troubled) = {
             let mut state = self.state();
             let m = &mut state.members[member];
             m.disk_fails = false;
-            m.host
+            (m.host, std::mem::take(&mut m.disk_troubled))
         };
+        if troubled {
+            self.show(&self.name(member), Kind::Fault, || "its disk is well again".to_owned());
+        }
         self.world().disks.heal(host);
     }
 
@@ -518,6 +551,7 @@ impl Cluster {
     /// The run does something else now.
     pub fn set_phase(&self, phase: Phase) {
         self.world().kernel.note("director", || format!("phase: {phase:?}"));
+        self.show("", Kind::Note, || format!("phase: {phase:?}"));
         self.state().phase = phase;
     }
 
@@ -527,6 +561,7 @@ impl Cluster {
         let node = Node::new(&host.to_string());
         let kernel = &self.world().kernel;
         kernel.add_node(&node, 0);
+        self.show(node.name(), Kind::Start, || "starts".to_owned());
         let cluster = self.clone();
         let seeds = (0..self.len()).map(|member| self.name(member)).collect();
         let started = node.spawn("client", move || {
@@ -574,6 +609,19 @@ impl Cluster {
     pub fn pending(&self) -> Vec<(String, Instant)> {
         self.state().requests.values().cloned().collect()
     }
+}
+
+/// A disk's trouble for people.
+fn disk_fault(faults: &DiskFaults) -> String {
+    let what = match faults {
+        DiskFaults { hung: true, .. } => "hangs",
+        DiskFaults { full: true, .. } => "is full",
+        DiskFaults { slow: true, .. } => "is slow",
+        DiskFaults { write_errors: 1.., .. } => "fails to write",
+        DiskFaults { sync_errors: 1.., .. } => "fails to sync",
+        _ => "is well",
+    };
+    format!("its disk {what}")
 }
 
 /// The lines of a text file.

@@ -11,6 +11,7 @@ pub mod locks;
 pub mod net;
 pub mod oracles;
 pub mod plan;
+pub mod recording;
 pub mod run;
 pub mod service;
 pub mod totals;

@@ -1,6 +1,7 @@
 //! The simulator's command line. A mode gives its exit status, or says why it could not be done, which is status 2.
 
 mod arguments;
+mod pictures;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
@@ -38,7 +39,7 @@ fn act(arguments: &Arguments) -> Result<ExitCode, String> {
         return Ok(work(worker, arguments.until(), &settings));
     }
     if let Some(seed) = arguments.seed {
-        return replay(seed, settings);
+        return replay(seed, arguments, settings);
     }
     if let Some(seeds) = arguments.verify_determinism {
         return verify(arguments.range(seeds)?, &settings);
@@ -109,9 +110,13 @@ fn quiet_panics() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
-fn replay(seed: u64, settings: Settings) -> Result<ExitCode, String> {
-    LogLines::install();
-    let outcome = run_seed(seed, &Settings { traced: true, ..settings });
+fn replay(seed: u64, arguments: &Arguments, settings: Settings) -> Result<ExitCode, String> {
+    let outcome = if pictures::are_wanted(arguments) {
+        pictures::draw(seed, arguments, settings)?
+    } else {
+        LogLines::install();
+        run_seed(seed, &Settings { traced: true, ..settings })
+    };
     let Outcome { report, acknowledged, views, cut_short, .. } = outcome;
     if let Some(unsaid) = report.untraced {
         return Err(format!("seed {seed}: the run ends with its trace: {unsaid}"));

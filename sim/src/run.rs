@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rt::thread::Node;
 use rt::time::{Instant, sleep};
+use trace::Kind;
 use yfs_rpc::{Client as RpcClient, PollMgr};
 use yfs_rsm::protocol::{BREAKPOINT, CUT_MEMBERS, NET_REPAIR};
 
@@ -28,6 +29,7 @@ use crate::locks::LockService;
 use crate::net::{Conditions, LinkState};
 use crate::oracles::Oracles;
 use crate::plan::{Fault, Plan};
+use crate::recording::Recording;
 use crate::service::Service;
 use crate::world::{World, host_of};
 
@@ -50,7 +52,7 @@ const SETTLING: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What all runs have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// How many nodes; drawn from these.
     pub nodes: RangeInclusive<usize>,
@@ -60,11 +62,13 @@ pub struct Settings {
     pub mistake: Option<&'static str>,
     /// Whether to print a trace.
     pub traced: bool,
+    /// Where to keep what happens, for a picture.
+    pub recording: Recording,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { nodes: 3..=7, only: Vec::new(), mistake: None, traced: false }
+        Settings { nodes: 3..=7, only: Vec::new(), mistake: None, traced: false, recording: Recording::default() }
     }
 }
 
@@ -112,6 +116,7 @@ fn run_on(kernel: Kernel, plan: Plan, settings: &Settings, service: Arc<dyn Serv
     let disk_failed = move |node: &Node| host_of(node).is_some_and(|host| disks.has_failed(host));
     let world = world
         .with_observer(Arc::new(move |node, event| observer.observe(node, event, disk_failed(node))))
+        .with_recording(settings.recording.clone())
         .with_mistake(settings.mistake);
     // A sector is written or not: what a crash leaves of the last append is a beginning of it, or zeros behind that.
     world.disks.set_tearing(Tearing { zeros: 256, garbage: 0 });
@@ -242,6 +247,15 @@ impl Director {
         (a != b && !(client(a) && client(b))).then_some((a, b))
     }
 
+    /// Shows in a picture what is done to a node, or to all.
+    fn show(&self, node: &str, what: impl FnOnce() -> String) {
+        self.cluster.show(node, Kind::Fault, what);
+    }
+
+    fn show_between(&self, a: IpAddr, b: IpAddr, what: &str) {
+        self.show("", || format!("{what}: {}, {}", self.cluster.named(a), self.cluster.named(b)));
+    }
+
     /// How long a fault lasts.
     fn spell(&mut self) -> Duration {
         let (least, most) = [(5, 200), (200, 1_500), (1_500, 4_000), (4_000, 12_000)][self.dice.below(4) as usize];
@@ -279,6 +293,14 @@ impl Director {
                 let Some((a, b)) = self.two_hosts() else { return };
                 self.kernel.count("fault: one-way cut");
                 let spell = self.spell();
+                self.show("", || {
+                    format!(
+                        "one-way cut, {} to {}, for {}",
+                        self.cluster.named(a),
+                        self.cluster.named(b),
+                        briefly(spell)
+                    )
+                });
                 self.cut(&[(a, b)], spell);
             }
             Fault::Connections => self.connections(),
@@ -324,6 +346,7 @@ impl Director {
         };
         self.kernel.count("fault: pause");
         self.kernel.note(node.name(), || format!("paused for {spell:?}"));
+        self.show(node.name(), || format!("paused for {}", briefly(spell)));
         self.kernel.pause(&node, spell);
     }
 
@@ -362,6 +385,12 @@ impl Director {
             self.kernel.count(if partial { "fault: partial partition" } else { "fault: partition" });
             self.kernel.note("director", || format!("partition: {inside:?} {sides:?}, partial: {partial}"));
             let spell = self.spell();
+            self.show("", || {
+                let hosts = |sides: bool| everybody.iter().filter(move |host| within(host) == sides);
+                let names = |side| hosts(side).map(|host| self.cluster.named(*host)).collect::<Vec<_>>().join(" ");
+                let what = if partial { "partial partition" } else { "partition" };
+                format!("{what}: {} | {}, for {}", names(true), names(false), briefly(spell))
+            });
             self.cut(&links, spell);
         }
     }
@@ -373,18 +402,22 @@ impl Director {
                 // Who refuses is taken for dead; all of them together would be everybody's end.
                 let Some(victim) = self.a_node() else { return };
                 let until = self.kernel.now() + self.dice.between(Duration::ZERO, Duration::from_millis(400));
+                self.show(&self.cluster.name(victim), || "refuses connections".to_owned());
                 net.refuse(self.cluster.host(victim), until);
             }
             1 => {
                 let Some((a, b)) = self.two_hosts() else { return };
+                self.show_between(a, b, "a connection is half-open");
                 net.half_open(a, b);
             }
             2 => {
                 let Some((a, b)) = self.two_hosts() else { return };
+                self.show_between(a, b, "connections break");
                 net.break_connections(a, b);
             }
             _ => {
                 let Some((a, b)) = self.two_hosts() else { return };
+                self.show_between(a, b, "a connection breaks at the next message");
                 net.break_at_next_frame(a, b);
             }
         }
@@ -418,6 +451,11 @@ impl Director {
             0..4 => "fault: breakpoint",
             4 => "fault: lab partition",
             _ => "fault: cut from members",
+        });
+        self.show(&self.cluster.name(victim), || match what {
+            0..4 => format!("a tester sets breakpoint {}", what + 1),
+            4 => "a tester has it cut off at its next request".to_owned(),
+            _ => "a tester cuts it off from the members".to_owned(),
         });
         let cluster = self.cluster.clone();
         if what < 4 {
@@ -477,6 +515,7 @@ impl Director {
         self.note_well(&well);
         for member in cut_off {
             self.kernel.count("fault: cut off from a majority");
+            self.show(&self.cluster.name(member), || "cut off from the majority".to_owned());
             for other in (0..self.cluster.len()).filter(|other| *other != member) {
                 let (a, b) = (self.cluster.host(member), self.cluster.host(other));
                 world.net.set_link(a, b, LinkState::Cut);
@@ -617,6 +656,11 @@ impl Director {
         }
         came
     }
+}
+
+/// A duration for people.
+fn briefly(duration: Duration) -> String {
+    format!("{:.3} s", duration.as_secs_f64())
 }
 
 /// Whether a class of faults is there all the time, or in a phase of its own, and not injected at some moment.

@@ -1,4 +1,4 @@
-//! The log lines of the code under test, in the trace of a run.
+//! The log lines of the code under test, in the trace of a run and in its recording.
 
 use std::fmt::{self, Write as _};
 
@@ -14,15 +14,28 @@ impl fmt::Debug for LogLine {
     }
 }
 
-/// Takes events of tracing into the trace of the run that is under way. Spans are ignored: they would mix between
-/// simulated threads.
-pub struct LogLines;
+/// An event of a picture; see [`crate::world::World`].
+#[derive(Debug)]
+pub struct Recorded(pub trace::Event);
+
+/// Takes events of tracing into the trace of the run that is under way, and into its recording. Spans are ignored: they
+/// would mix between simulated threads.
+#[derive(Default)]
+pub struct LogLines {
+    /// How lines become events of a picture; without, they don't.
+    recorded: Option<trace::Lines>,
+}
 
 impl LogLines {
     /// From now on, for the whole process.
     pub fn install() {
         // Only once; a second time it is there already.
-        let _ = tracing::subscriber::set_global_default(LogLines);
+        let _ = tracing::subscriber::set_global_default(LogLines::default());
+    }
+
+    /// As [`LogLines::install`], for runs that are recorded: lines become events as `lines` has it.
+    pub fn install_recording(lines: trace::Lines) {
+        let _ = tracing::subscriber::set_global_default(LogLines { recorded: Some(lines) });
     }
 }
 
@@ -45,7 +58,7 @@ impl Visit for Fields {
 
 impl Subscriber for LogLines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::DEBUG
+        *metadata.level() <= Level::DEBUG || self.recorded.as_ref().is_some_and(|lines| lines.wants(metadata))
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -57,7 +70,13 @@ impl Subscriber for LogLines {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        if rt::backend::current().is_some() {
+        if rt::backend::current().is_none() {
+            return;
+        }
+        if let Some(event) = self.recorded.as_ref().and_then(|lines| lines.read(event)) {
+            rt::probe::observe(|| Recorded(event));
+        }
+        if *event.metadata().level() <= Level::DEBUG {
             rt::probe::observe(|| {
                 let mut fields = Fields::default();
                 event.record(&mut fields);

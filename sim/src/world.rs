@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rt::backend::{self, Backend, Event, File, Listener, Poll, Stream};
 use rt::thread::Node;
@@ -15,7 +16,8 @@ use rt::time::Instant;
 use crate::disk::Disks;
 use crate::kernel::{Kernel, Report};
 use crate::net::Net;
-use crate::trace::LogLine;
+use crate::recording::Recording;
+use crate::trace::{LogLine, Recorded};
 
 /// Is told what happens in the code under test (see [`rt::probe::observe`]), on the node's own thread.
 pub type Observer = Arc<dyn Fn(&Node, &dyn Any) + Send + Sync>;
@@ -29,6 +31,8 @@ pub struct World {
     pub net: Net,
     /// The disks.
     pub disks: Disks,
+    /// What happens, for a picture.
+    pub recording: Recording,
     observer: Option<Observer>,
     weakened: Option<&'static str>,
 }
@@ -42,13 +46,20 @@ pub fn host_of(node: &Node) -> Option<IpAddr> {
 impl World {
     /// A world with an empty network and empty disks.
     pub fn new(kernel: Kernel) -> Self {
-        World { net: Net::new(&kernel), disks: Disks::new(&kernel), kernel, observer: None, weakened: None }
+        let (net, disks) = (Net::new(&kernel), Disks::new(&kernel));
+        World { net, disks, kernel, recording: Recording::default(), observer: None, weakened: None }
     }
 
     /// Sets who is told of the events of the code under test.
     #[must_use]
     pub fn with_observer(self, observer: Observer) -> Self {
         World { observer: Some(observer), ..self }
+    }
+
+    /// Keeps what happens.
+    #[must_use]
+    pub fn with_recording(self, recording: Recording) -> Self {
+        World { recording, ..self }
     }
 
     /// Puts a known mistake back; see [`rt::probe::weakened`].
@@ -73,6 +84,10 @@ impl World {
 impl Backend for World {
     fn now(&self) -> Instant {
         self.kernel.local_now()
+    }
+
+    fn machine_clock(&self) -> Duration {
+        self.kernel.now().since_start()
     }
 
     fn random(&self) -> u64 {
@@ -104,6 +119,9 @@ impl Backend for World {
         let node = Node::current();
         if (event as &dyn Any).is::<LogLine>() {
             return self.kernel.line(node.name(), || format!("  {event:?}"));
+        }
+        if let Some(Recorded(event)) = (event as &dyn Any).downcast_ref() {
+            return self.recording.push(|| event.clone());
         }
         self.kernel.note(node.name(), || format!("{event:?}"));
         if let Some(observer) = &self.observer {

@@ -103,11 +103,9 @@ impl Cluster {
         let first = self.nodes[0].name.clone();
         let output = self.output_of(node);
         let Node { name, folder, process, .. } = &mut self.nodes[node];
-        // The shell opens the file to append to it, and becomes the node.
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "out=$1; shift; exec \"$@\" >>\"$out\" 2>&1", "sh"]).arg(&output);
-        command.arg(&self.program.path).args(&self.program.arguments).args([&first, &*name]);
-        command.current_dir(folder).stdin(Stdio::null());
+        let mut command = Command::new(&self.program.path);
+        command.args(&self.program.arguments).args([&first, &*name]).current_dir(folder).stdin(Stdio::null());
+        os::write_output_to(&mut command, &output).map_err(|e| format!("{}: {e}", output.display()))?;
         let started = os::spawn(&mut command);
         *process = Some(started.map_err(|e| format!("{} can't be started: {e}", self.program.path.display()))?);
         Ok(())

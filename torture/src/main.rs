@@ -11,7 +11,8 @@
 //! | load, answers | what both share: threads, and when they were answered |
 //! | counter_node | a replicated counter as a process |
 //! | distribution, flat | figures, pure |
-//! | trouble, os | how things end early; the operating system |
+//!
+//! How things end early, and what is needed of the operating system, is in the crate `processes`.
 
 mod answers;
 mod checks;
@@ -21,9 +22,7 @@ mod distribution;
 mod flat;
 mod keepers;
 mod load;
-mod os;
 mod soak;
-mod trouble;
 mod users;
 
 use std::path::PathBuf;
@@ -35,7 +34,7 @@ use rt::console::{UNREAD, complain};
 
 use checks::Setup;
 use cluster::Program;
-use trouble::Trouble;
+use processes::{Trouble, os, trouble};
 
 const FAILED: i32 = 1;
 /// As of a shell: 128 and SIGINT.

@@ -84,6 +84,7 @@ impl<S: StateMachine> Inner<S> {
             state.lab_backups = lab_backups;
             state.replica.end_view_change();
             observe(|| Event::Serving { vid: vid_insync });
+            tracing::debug!(node = %self.me, vid = vid_insync, "serving");
             if rt::probe::weakened("H12-nothing-due") { Vec::new() } else { state.machine.state.due() }
         };
         self.sync_cond.notify_all();

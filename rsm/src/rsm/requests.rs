@@ -16,10 +16,12 @@ use yfs_rpc::marshall::Bytes;
 use super::Inner;
 use crate::events::{Event, request_digest};
 use crate::journal::Position;
-use crate::protocol::{ClientStatus, INVOKE, RsmStatus, SessionStatus, Viewstamp};
+use crate::protocol::{ClientStatus, INVOKE, OPEN, RsmStatus, SessionStatus, Viewstamp};
 use crate::replica::{Replica, Verdict};
 use crate::state_machine::{self, StateMachine};
 
+/// So much of a request's arguments is logged: enough to tell what was asked for.
+const LOGGED_ARGS_BYTES: usize = 512;
 /// How long a client's request may wait for the backups before the client is told BUSY (lab: 1 s a backup).
 const INVOKE_PATIENCE: Duration = Duration::from_secs(1);
 /// The total time of one try to hand a request to a backup; it is tried again as long as the request is outstanding.
@@ -195,6 +197,7 @@ impl<S: StateMachine> Inner<S> {
             let (answer, ran) = state.machine.execute(procno, &req.0);
             state.replica.executed(vs);
             observe(|| state.executed(vs, procno, &req, ran, true));
+            self.log_executed(vs, procno, &req.0, ran);
             state.log_request(&self.journal, vs, procno, &req);
             let logged = state.logged;
             state.answer = Some((vs, answer, logged));
@@ -204,6 +207,17 @@ impl<S: StateMachine> Inner<S> {
             }
         }
         self.invoke_cond.notify_all();
+    }
+
+    /// Without `ran` the request was executed before, and is only answered again.
+    fn log_executed(&self, vs: Viewstamp, procno: u32, req: &[u8], ran: bool) {
+        if tracing::enabled!(tracing::Level::TRACE) {
+            let (procedure, args) = state_machine::inner(procno, req);
+            // The opening of a session runs nothing of the state machine's, and isn't one that was executed before.
+            let ran = ran || procedure == OPEN.number;
+            let args = args.get(..LOGGED_ARGS_BYTES).unwrap_or(args);
+            tracing::trace!(node = %self.me, %vs, procedure, args, ran, "executed");
+        }
     }
 
     /// Handler: the primary's request, executed here if it is the next one.
@@ -227,6 +241,7 @@ impl<S: StateMachine> Inner<S> {
                     // The primary sends them.
                     drop(state.machine.state.take_effects());
                     observe(|| state.executed(vs, proc, req, ran, false));
+                    self.log_executed(vs, proc, &req.0, ran);
                     state.log_request(&self.journal, vs, proc, req);
                 }
                 Verdict::Again => {}

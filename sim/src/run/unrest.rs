@@ -63,6 +63,7 @@ impl Director {
         let victim = self.dice.below(self.cluster.len() as u64) as usize;
         self.kernel.count("fault: crash loop");
         self.kernel.note(&self.cluster.name(victim), || "begins to crash in a loop".to_owned());
+        self.show(&self.cluster.name(victim), || "begins to crash in a loop".to_owned());
         let beginning = self.begins(CRASH_LOOP, VIEWS_OF_A_CRASH_LOOP);
         while self.goes_on(&beginning) {
             sleep(self.dice.between(Duration::from_millis(20), Duration::from_millis(900)));
@@ -94,6 +95,7 @@ impl Director {
         }
         self.kernel.count("fault: smallest apart");
         let (a, b) = (self.cluster.host(smallest), self.cluster.host(victim));
+        self.show_between(a, b, "these don't reach each other");
         self.cluster.world().net.set_link(a, b, LinkState::Cut);
         self.cluster.world().net.set_link(b, a, LinkState::Cut);
         let beginning = self.begins(APART, VIEWS_OF_TWO_APART);

@@ -11,7 +11,7 @@ const SLICE: Duration = Duration::from_millis(5);
 
 /// Why something was not done to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub enum Trouble {
     /// It failed: what was seen.
     Failed(String),
     /// Ctrl-C.
@@ -33,12 +33,18 @@ impl From<String> for Trouble {
 }
 
 /// Fails with what was seen, unless a condition holds.
-pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Trouble> {
+///
+/// # Errors
+/// [`Trouble::Failed`].
+pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Trouble> {
     if holds { Ok(()) } else { Err(Trouble::Failed(otherwise())) }
 }
 
 /// Does nothing for that long.
-pub(crate) fn nap(duration: Duration) -> Result<(), Trouble> {
+///
+/// # Errors
+/// [`Trouble::Interrupted`].
+pub fn nap(duration: Duration) -> Result<(), Trouble> {
     let until = now() + duration;
     loop {
         if os::interrupted() {
@@ -52,7 +58,10 @@ pub(crate) fn nap(duration: Duration) -> Result<(), Trouble> {
 }
 
 /// Waits for a condition; gives how long that took.
-pub(crate) fn await_within(
+///
+/// # Errors
+/// [`Trouble::Failed`] when the time is up, [`Trouble::Interrupted`], and what the condition says.
+pub fn await_within(
     within: Duration,
     what: &str,
     mut condition: impl FnMut() -> Result<bool, Trouble>,
@@ -66,6 +75,6 @@ pub(crate) fn await_within(
 }
 
 /// A random duration between two.
-pub(crate) fn between(least_ms: u64, most_ms: u64) -> Duration {
+pub fn between(least_ms: u64, most_ms: u64) -> Duration {
     Duration::from_millis(least_ms) + rt::random::duration_below(Duration::from_millis(most_ms - least_ms + 1))
 }
