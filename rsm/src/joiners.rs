@@ -25,7 +25,7 @@ const STEADY: Duration = Duration::from_secs(10);
 const MAX_NAMES: usize = 64;
 
 /// What a node remembers of joiners that failed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Joiners {
     /// Not before this time the name is admitted; and the last wait.
     waits: BTreeMap<String, (Instant, Duration)>,
@@ -49,10 +49,9 @@ impl Joiners {
             let soon = self.added.get(name).is_some_and(|since| now - *since < STEADY);
             if soon && !rt::probe::weakened("L8-comes-and-goes") {
                 self.keep_away(name, FIRST_WAIT_OF_LEAVERS, now);
-            } else {
-                // It was well for a while: what was before doesn't count any more.
-                self.waits.remove(name);
             }
+            // Who was there for longer doesn't wait, and nothing is forgotten: of two members that don't reach each other
+            // each is well as long as the other one waits.
         }
         self.added.retain(|name, _| after.contains(name));
         for name in after.iter().filter(|name| !before.contains(name)) {
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn l08_who_was_well_for_a_while_starts_afresh() {
+    fn l08_who_was_well_for_a_while_does_not_wait_and_is_not_forgiven() {
         let mut joiners = Joiners::default();
         let (with, without) = (view("p a"), view("p"));
         for (added, left) in [(0, 1), (2, 3), (5, 15)] {
@@ -135,9 +134,35 @@ mod tests {
         assert!(!joiners.is_kept_away("a", at(15)));
         joiners.view_changed(&without, &with, at(15));
         joiners.view_changed(&with, &without, at(16));
-        assert!(!joiners.is_kept_away("a", at(17)), "the first wait again");
+        assert!(joiners.is_kept_away("a", at(19)) && !joiners.is_kept_away("a", at(20)), "1, 2, 4");
     }
 
+    /// Of two members that don't reach each other, which both reach the primary, one goes 4 s after they have met, and is
+    /// back after a second at the earliest. Whichever it is, each time: in two minutes they change 40 views at most.
+    #[test]
+    fn l08_two_members_apart_change_views_ever_more_rarely() {
+        fn most_views(joiners: &Joiners, mut time: Duration) -> u32 {
+            let (both, one) = (view("p a b"), [view("p b"), view("p a")]);
+            time += Duration::from_secs(4);
+            let goes = |which: usize| {
+                let mut joiners = joiners.clone();
+                let now = |time| Instant::from_start(time);
+                joiners.view_changed(&both, &one[which], now(time));
+                let mut back = time + Duration::from_millis(1050);
+                while joiners.is_kept_away(["a", "b"][which], now(back)) {
+                    back += Duration::from_millis(50);
+                }
+                joiners.view_changed(&one[which], &both, now(back));
+                if back > LASTS { 1 } else { 2 + most_views(&joiners, back) }
+            };
+            if time > LASTS { 0 } else { goes(0).max(goes(1)) }
+        }
+        const LASTS: Duration = Duration::from_secs(120);
+        let mut joiners = Joiners::default();
+        joiners.view_changed(&view("p"), &view("p a b"), at(0));
+        let views = most_views(&joiners, Duration::ZERO);
+        assert!((30..=40).contains(&views), "{views}");
+    }
     #[test]
     fn l08_who_stays_or_was_there_before_does_not_wait() {
         let mut joiners = Joiners::default();

@@ -642,6 +642,8 @@ impl Director {
             self.cluster.set_out(member, false);
             self.cluster.heal_disk(member);
             self.cluster.start(member);
+            // Who hung when a majority was well is still as its tester left it.
+            repair(&self.cluster, member);
         }
     }
 
