@@ -5,7 +5,7 @@
 # make sim         the simulator: SEEDS=500 fresh seeds, those that once failed, and three mistakes that it must find
 # make test-page   pages of traces, opened in a headless chromium, check themselves; PAGES=DIR keeps them
 # make run         three nodes lose their primary while lock_tester runs, and get it back
-# make lecture     a replicated bank goes wrong, and is repaired, step by step, in about a minute; STEP=3 one step. The
+# make lecture     a replicated bank goes wrong, and is repaired, step by step, in half a minute; STEP=3 one step. The
 #                  programs (srv, client, coord, cut; each has --help) are in target/release, pictures of what happened in
 #                  lecture.html
 # make kills       real nodes killed, stopped and cut off under load: six checks with their figures, some 4 minutes;
@@ -15,6 +15,8 @@
 # make help        this list
 
 PROGRAMS = lock_server lock_tester lock_demo rsm_tester rpctest
+# What isn't part of a service. The simulator compiles a second backend into rt.
+TOOLS    = linear sim trace processes torture lecture
 TARGET   = $(or $(CARGO_TARGET_DIR),target)
 TESTS    =
 STEP     =
@@ -40,14 +42,10 @@ build:
 test: build
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy --package sim --package linear --package trace --all-targets -- -D warnings
-	cargo clippy --package processes --package torture --package lecture --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
 	cargo test
-	cargo test --package sim
-	cargo test --package trace
-	cargo test --package torture
-	cargo test --package lecture
+	cargo test $(TOOLS:%=--package %)
 	test-scripts/scenarios.pl 3 8 16
 
 test-root: build
@@ -66,7 +64,8 @@ sim:
 test-page:
 	$(call need,cargo,Rust (https://rustup.rs))
 	$(call need,chromium,chromium (Debian: apt-get install chromium))
-	cargo build --release --package sim --package trace --package lecture
+	cargo build --release --package sim --package trace
+	cargo build --release --package lecture
 	test-scripts/test-page.pl --bin $(TARGET)/release $(if $(PAGES),--keep $(PAGES))
 
 run: build

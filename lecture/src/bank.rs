@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 /// Accounts' names have so many letters at most.
 pub const MAX_NAME_BYTES: usize = 32;
-/// So many accounts at most: a client can't fill the memory.
-pub const MAX_ACCOUNTS: usize = 1000;
+/// So many accounts at most: each line of a server's file shows all of them.
+pub const MAX_ACCOUNTS: usize = 100;
 /// The largest bonus.
 pub const MAX_BONUS: u64 = 20;
 
@@ -37,8 +37,10 @@ impl fmt::Display for NoOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is no operation: deposit NAME AMOUNT, withdraw NAME AMOUNT, transfer FROM TO AMOUNT, read NAME, bonus NAME",
-            self.0
+            "{:?} is no operation: deposit NAME AMOUNT, withdraw NAME AMOUNT, transfer FROM TO AMOUNT, read NAME, \
+             bonus NAME; a NAME is 1 to {MAX_NAME_BYTES} letters a-z, A-Z and digits, an AMOUNT a whole number up to {}",
+            self.0,
+            u64::MAX
         )
     }
 }
@@ -100,8 +102,8 @@ impl Accounts {
             Op::Deposit(name, amount) => self.put(name, *amount),
             Op::Withdraw(name, amount) => self.take(name, *amount),
             Op::Transfer(from, to, amount) => {
-                if self.room_for(to, *amount).is_none() {
-                    return format!("refused: {to} can't hold so much");
+                if let Err(refused) = self.room_for(to, *amount) {
+                    return refused;
                 }
                 let answer = self.take(from, *amount);
                 if !answer.starts_with("refused") {
@@ -119,27 +121,30 @@ impl Accounts {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// What would be in an account with so much more, if it can hold that.
-    fn room_for(&self, name: &str, amount: u64) -> Option<u64> {
-        let opens = !self.0.contains_key(name);
-        self.balance(name).checked_add(amount).filter(|_| !opens || self.0.len() < MAX_ACCOUNTS)
+    /// What would be in an account with so much more, or why that can't be.
+    fn room_for(&self, name: &str, amount: u64) -> Result<u64, String> {
+        if self.0.len() >= MAX_ACCOUNTS && !self.0.contains_key(name) {
+            return Err(format!("refused: {name} would be one account too many, there are {MAX_ACCOUNTS}"));
+        }
+        self.balance(name).checked_add(amount).ok_or_else(|| format!("refused: {name} can't hold so much"))
     }
 
     fn put(&mut self, name: &str, amount: u64) -> String {
-        let Some(balance) = self.room_for(name, amount) else { return format!("refused: {name} can't hold so much") };
-        self.0.insert(name.to_owned(), balance);
-        balance.to_string()
+        match self.room_for(name, amount) {
+            Ok(balance) => {
+                self.0.insert(name.to_owned(), balance);
+                balance.to_string()
+            }
+            Err(refused) => refused,
+        }
     }
 
     fn take(&mut self, name: &str, amount: u64) -> String {
         let balance = self.balance(name);
-        match (balance.checked_sub(amount), self.0.get_mut(name)) {
-            (Some(left), Some(account)) => {
-                *account = left;
-                left.to_string()
-            }
-            _ => format!("refused: {name} has {balance}"),
-        }
+        let Some(left) = balance.checked_sub(amount) else { return format!("refused: {name} has {balance}") };
+        // Nothing can be taken out of an account that isn't there, and doesn't open it.
+        self.0.get_mut(name).into_iter().for_each(|account| *account = left);
+        left.to_string()
     }
 }
 
@@ -195,6 +200,7 @@ mod tests {
         assert_eq!(does("transfer alice bob 7"), "refused: alice has 6");
         assert_eq!(does("transfer alice alice 6"), "6");
         assert_eq!(does("withdraw carol 1"), "refused: carol has 0");
+        assert_eq!(does("withdraw carol 0"), "0");
         assert_eq!(does("read bob"), "4");
         assert_eq!(does("deposit bob 18446744073709551615"), "refused: bob can't hold so much");
         assert_eq!(does("bonus bob"), "refused: a bonus has to be drawn first");
@@ -206,8 +212,9 @@ mod tests {
     fn accounts_are_bounded() {
         let mut accounts = Accounts::default();
         (0..MAX_ACCOUNTS).for_each(|n| drop(accounts.apply(&Op::Deposit(format!("a{n}"), 1))));
-        assert_eq!(accounts.apply(&Op::Deposit("b".to_owned(), 1)), "refused: b can't hold so much");
-        assert_eq!(accounts.apply(&Op::Transfer("a1".to_owned(), "b".to_owned(), 1)), "refused: b can't hold so much");
+        let refused = format!("refused: b would be one account too many, there are {MAX_ACCOUNTS}");
+        assert_eq!(accounts.apply(&Op::Deposit("b".to_owned(), 1)), refused);
+        assert_eq!(accounts.apply(&Op::Transfer("a1".to_owned(), "b".to_owned(), 1)), refused);
         assert_eq!(accounts.balance("a1"), 1);
     }
 }

@@ -6,14 +6,12 @@
 //! | one coordinator | the same, of one |
 //! | coordinators ([`To::One`]) | sends each operation to one of them, and turns to the next one when that doesn't answer |
 //!
-//! Its operations follow from a seed, or are given. No threads, no locks.
+//! Its operations follow from a seed, or are given; pauses are theirs. No threads, no locks.
 //!
 //! Left out: an operation that wasn't answered may have been executed, and `To::One` sends it again, to somebody else.
 
 use std::fmt;
 use std::time::Duration;
-
-use rt::time::{now, sleep};
 
 use crate::bank::Op;
 use crate::peers::Peers;
@@ -21,8 +19,6 @@ use crate::protocol::{Ended, OPERATION};
 
 /// How long a server may take; a coordinator waits for its servers meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A pause notices the end within this time.
-const SLICE: Duration = Duration::from_millis(20);
 /// The customers.
 const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 
@@ -42,8 +38,6 @@ pub struct Options {
     pub servers: Vec<String>,
     /// Which of them get an operation.
     pub to: To,
-    /// After each operation.
-    pub pause: Duration,
 }
 
 /// Something that a client tells its user.
@@ -149,8 +143,7 @@ pub fn operations(seed: u64, bonus: bool) -> impl Iterator<Item = Op> {
     })
 }
 
-/// Sends operations until there are no more, until `ended`, or until no server is left; `hear` is told what is
-/// answered.
+/// Sends operations until there are no more, or until no server is left; `hear` is told what is answered.
 ///
 /// # Errors
 /// Those of `hear`.
@@ -158,16 +151,12 @@ pub fn run<E>(
     peers: &Peers,
     options: &Options,
     operations: impl IntoIterator<Item = Op>,
-    ended: impl Fn() -> bool,
     hear: impl FnMut(Heard) -> Result<(), E>,
 ) -> Result<Totals, E> {
-    let Options { servers, to, pause } = options;
+    let Options { servers, to } = options;
     tracing::info!(node = peers.name(), kind = "start", servers = servers.join(" "), "client");
     let mut client = Client { peers, hear, servers: servers.clone(), totals: Totals::default(), refusal: None };
     for op in operations {
-        if ended() {
-            break;
-        }
         client.totals.sent += 1;
         match to {
             To::All => client.send_to_all(op)?,
@@ -176,10 +165,6 @@ pub fn run<E>(
         if client.servers.is_empty() {
             client.totals.deserted = true;
             break;
-        }
-        let until = now() + *pause;
-        while now() < until && !ended() {
-            sleep((until - now()).min(SLICE));
         }
     }
     Ok(client.totals)

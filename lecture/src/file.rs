@@ -6,11 +6,12 @@
 //!
 //! Invariants: 1. The file has the operations from 1 on, without a gap, each in the order in which it was executed. 2. What
 //! stands behind an operation follows from the lines before it: a start executes all of them again, and takes nothing else.
+//! 3. A last line without its end was never answered: a start drops it.
 //!
 //! Left out: syncs, checksums, a shorter file. A killed server finds all its lines again; after a power cut it may not.
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use rt::fs::{self, File};
@@ -53,10 +54,10 @@ pub enum LedgerError {
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LedgerError::Io(error) => error.fmt(f),
+            LedgerError::Io(error) => f.write_str(&advised(error)),
             LedgerError::NoFile => f.write_str("this is no file: choose another one"),
             LedgerError::InUse => f.write_str("another server uses this file: stop it, or choose another file"),
-            LedgerError::Line(line, why) => write!(f, "line {line}: {why}"),
+            LedgerError::Line(line, why) => write!(f, "line {line}: {why}: move the file away, or name another one"),
         }
     }
 }
@@ -67,6 +68,18 @@ impl From<io::Error> for LedgerError {
     fn from(error: io::Error) -> Self {
         LedgerError::Io(error)
     }
+}
+
+/// Why the operating system refuses something about a file, and what to do.
+pub fn advised(error: &io::Error) -> String {
+    let advice = match error.kind() {
+        ErrorKind::NotFound => "create the folder, or name another file",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "name a file that may be written to",
+        ErrorKind::IsADirectory => "name a file in it",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "make room, then start again",
+        _ => "name another file",
+    };
+    format!("{error}: {advice}")
 }
 
 /// The accounts, and the file that they come from.
@@ -80,7 +93,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the file, which is created if it isn't there, and executes what is in it.
+    /// Opens the file, which is created if it isn't there, and executes what is in it. An unfinished last line is cut off.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -92,7 +105,14 @@ impl Ledger {
         if !file.try_lock()? {
             return Err(LedgerError::InUse);
         }
-        let (accounts, last) = replay(&fs::read(path)?)?;
+        let bytes = fs::read(path)?;
+        let (accounts, last, whole) = replay(&bytes)?;
+        if whole < bytes.len() {
+            let number = 1 + last.as_ref().map_or(0, |entry| entry.number);
+            let path = path.display();
+            tracing::warn!(kind = "fault", number, file = %path, "drops the last line, which is cut short: nobody was answered");
+            file.set_len(whole as u64)?;
+        }
         Ok(Ledger { path: path.to_owned(), file, accounts, last, broken: None })
     }
 
@@ -107,7 +127,7 @@ impl Ledger {
         let last = self.number();
         let entry = next(&mut self.accounts, last, op);
         if let Err(error) = self.file.write_all(format!("{entry}\n").as_bytes()) {
-            let why = format!("{}: {error}", self.path.display());
+            let why = format!("{}: {}", self.path.display(), advised(&error));
             self.broken = Some(why.clone());
             return Err(why);
         }
@@ -136,8 +156,20 @@ fn next(accounts: &mut Accounts, last: u64, op: Op) -> Entry {
     Entry { number: last + 1, op, answer, accounts: accounts.to_string() }
 }
 
-/// Executes the lines of a file, each of which must be what its operation makes of those before it.
-fn replay(bytes: &[u8]) -> Result<(Accounts, Option<Entry>), LedgerError> {
+/// The operation in the line with this number.
+///
+/// # Errors
+/// How the line should begin.
+pub(crate) fn operation_of(line: &str, number: u64) -> Result<Op, String> {
+    let start = format!("{number} ");
+    let op = line.strip_prefix(&start).and_then(|rest| rest.split_once(" -> "));
+    let (op, _) = op.ok_or_else(|| format!("it doesn't begin as {start:?}, an operation, \" -> \""))?;
+    op.parse().map_err(|no_op| format!("{no_op}"))
+}
+
+/// Executes the lines of a file, each of which must be what its operation makes of those before it. Gives how many bytes
+/// they are; only the beginning of one more line may follow.
+pub(crate) fn replay(bytes: &[u8]) -> Result<(Accounts, Option<Entry>, usize), LedgerError> {
     let (mut accounts, mut last) = (Accounts::default(), None::<Entry>);
     let (whole, rest) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
     let text = String::from_utf8_lossy(whole);
@@ -146,19 +178,19 @@ fn replay(bytes: &[u8]) -> Result<(Accounts, Option<Entry>), LedgerError> {
         count += 1;
         let wrong = |why: String| LedgerError::Line(count, why);
         let number = last.as_ref().map_or(0, |entry| entry.number);
-        let start = format!("{} ", number + 1);
-        let op = line.strip_prefix(&start).and_then(|rest| rest.split_once(" -> "));
-        let (op, _) = op.ok_or_else(|| wrong(format!("it doesn't begin as {start:?}, an operation, \" -> \"")))?;
-        let entry = next(&mut accounts, number, op.parse().map_err(|no_op| wrong(format!("{no_op}")))?);
+        let entry = next(&mut accounts, number, operation_of(line, number + 1).map_err(wrong)?);
         if entry.to_string() != line {
             return Err(wrong(format!("it should be {:?}", entry.to_string())));
         }
         last = Some(entry);
     }
-    if !rest.is_empty() {
-        return Err(LedgerError::Line(count + 1, "it is cut short".to_owned()));
+    // A file of somebody else's must not lose its only line: without a whole one it may be anybody's.
+    let start = format!("{} ", last.as_ref().map_or(0, |entry| entry.number) + 1).into_bytes();
+    let is_next = last.is_some() && (rest.starts_with(&start) || start.starts_with(rest));
+    if !rest.is_empty() && !is_next {
+        return Err(LedgerError::Line(count + 1, "it is cut short, and may not be a server's".to_owned()));
     }
-    Ok((accounts, last))
+    Ok((accounts, last, whole.len()))
 }
 
 #[cfg(test)]
@@ -191,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_that_is_cut_short_is_dropped_and_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, rest) in ["2", "2 ", "2 rea", "2 read alice -> 5 | alice 5"].iter().enumerate() {
+            let path = folder.path().join(at.to_string());
+            let whole = "1 deposit alice 5 -> 5 | alice 5\n";
+            File::append(&path).unwrap().write_all(format!("{whole}{rest}").as_bytes()).unwrap();
+            let mut ledger = Ledger::open(&path).unwrap();
+            assert_eq!(ledger.number(), 1, "{rest:?}");
+            ledger.execute(op("read bob")).unwrap();
+            drop(ledger);
+            assert_eq!(fs::read(&path).unwrap(), format!("{whole}2 read bob -> 0 | alice 5\n").into_bytes());
+        }
+    }
+
+    #[test]
     fn what_is_no_file_of_a_server_is_told_with_its_line() {
         for (text, line, why) in [
             ("hello\n", 1, "doesn't begin as \"1 \""),
@@ -198,8 +245,9 @@ mod tests {
             ("1 deposit alice 5 -> 5 | alice 5\n\n", 2, "doesn't begin as \"2 \""),
             ("1 burn alice 5 -> 5 | alice 5\n", 1, "is no operation"),
             ("1 deposit alice 5 -> 6 | alice 6\n", 1, "it should be \"1 deposit alice 5 -> 5 | alice 5\""),
-            ("1 deposit alice 5 -> 5 | alice 5", 1, "cut short"),
-            ("1 deposit alice 5 -> 5 | alice 5\n2 rea", 2, "cut short"),
+            ("1 shopping list", 1, "may not be a server's"),
+            ("hello", 1, "may not be a server's"),
+            ("1 deposit alice 5 -> 5 | alice 5\n3 rea", 2, "may not be a server's"),
             ("\u{0}\u{fffd}\n", 1, "doesn't begin"),
         ] {
             let error = replay(text.as_bytes()).unwrap_err();

@@ -14,6 +14,8 @@
 //!    accepts it or the view ends.
 //! 7. Of a server that was deposed and doesn't know it, nobody gets a wrong answer: its backup of then is the primary now,
 //!    or idle, and rejects what it forwards.
+//! 8. A server stays with the view server's life in which it learned its first view: another one knows nothing of what was
+//!    acknowledged. Views are told apart by number and life, in all that servers say to each other.
 //!
 //! Every view with a backup begins with a transfer: a backup is never the backup of the view before with another primary.
 //! The lecture's "was not in view i - 1" is always true.
@@ -21,8 +23,8 @@
 use yfs_rpc::marshall::Bytes;
 
 use crate::pb_protocol::{Entry, Forward, RequestStatus};
-use crate::pb_state::{BadState, Executed, Known, MAX_LOG, State};
-use crate::views::{PingStatus, Role, View};
+use crate::pb_state::{Executed, Known, MAX_LOG, State};
+use crate::views::{PingStatus, Role, View, ViewId};
 
 /// What comes of a client's request at first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +52,9 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Ask this primary for the state, in this view.
-    Fetch(String, u64),
+    Fetch(String, ViewId),
     /// Tell this primary that it counts in this view, with so long a log.
-    Tell(String, u64, u64),
+    Tell(String, ViewId, u64),
 }
 
 /// A server.
@@ -107,14 +109,16 @@ impl Server {
         &self.state
     }
 
-    /// The number to ping with: that of its view, but a primary's only when the view may be acknowledged (rule 5).
-    pub fn acknowledges(&self) -> u64 {
-        self.acknowledges
+    /// What to ping with: the number of its view, but a primary's only when the view may be acknowledged (rule 5).
+    pub fn acknowledges(&self) -> ViewId {
+        ViewId { number: self.acknowledges, ..self.view.id }
     }
 
     /// What the view server answered. True if the view is new to this server.
     pub fn learn(&mut self, status: PingStatus, view: View) -> bool {
-        if !matches!(status, PingStatus::OK | PingStatus::STRANGER) || view.number <= self.view.number {
+        let (new, old) = (view.id, self.view.id);
+        let is_next = new.number > old.number && (old.number == 0 || new.life == old.life);
+        if !matches!(status, PingStatus::OK | PingStatus::STRANGER) || !is_next {
             return false;
         }
         let was = (self.role, self.is_complete);
@@ -122,11 +126,11 @@ impl Server {
         self.role = if status == PingStatus::OK { view.role_of(&self.name) } else { Role::Idle };
         // The first primary's state is complete: there is nothing yet. That's who hears as the primary that there is a
         // view: a backup that is promoted has heard of the view in which it fetched the state.
-        let is_first = view.number == 1 || self.view.number == 0;
+        let is_first = new.number == 1 || old.number == 0;
         self.is_complete = self.role == Role::Primary && (is_first || (was.0 != Role::Idle && was.1));
         self.backup_counts = self.role == Role::Primary && view.backup.is_none();
         if self.role != Role::Primary || self.backup_counts {
-            self.acknowledges = view.number;
+            self.acknowledges = new.number;
         }
         self.under_way = None;
         self.view = view;
@@ -148,16 +152,13 @@ impl Server {
             return refuse(RequestStatus::BUSY);
         }
         if self.state.is_full() {
-            return Begun::Answer(
-                RequestStatus::REFUSED,
-                format!("the log has {MAX_LOG} operations and holds no more"),
-            );
+            return Begun::Answer(RequestStatus::REFUSED, format!("the log is full: it has {MAX_LOG} operations"));
         }
         match &self.view.backup {
             None => self.state.execute(entry).map_or_else(|| refuse(RequestStatus::REFUSED), Begun::Executed),
             Some(backup) => {
                 let entry = self.under_way.get_or_insert(entry).clone();
-                let (from, view, place) = (self.name.clone(), self.view.number, self.state.len() + 1);
+                let (from, view, place) = (self.name.clone(), self.view.id, self.state.len() + 1);
                 Begun::Forward(backup.clone(), Forward { from, view, place, entry })
             }
         }
@@ -165,7 +166,7 @@ impl Server {
 
     /// What the backup said to a forwarded request. What was executed, if it was: the view may have ended meanwhile.
     pub fn forwarded(&mut self, forward: &Forward, outcome: Outcome) -> Option<Executed> {
-        if self.view.number != forward.view || self.under_way.as_ref() != Some(&forward.entry) {
+        if self.view.id != forward.view || self.under_way.as_ref() != Some(&forward.entry) {
             return None;
         }
         match outcome {
@@ -181,7 +182,7 @@ impl Server {
     /// What a primary forwards. `None` rejects it (rule 1); otherwise what was executed, if it is new.
     pub fn accept(&mut self, forward: Forward) -> Option<Option<Executed>> {
         let Forward { view, place, entry, .. } = forward;
-        if self.role != Role::Backup || view != self.view.number || !self.is_complete {
+        if self.role != Role::Backup || view != self.view.id || !self.is_complete {
             return None;
         }
         if place == self.state.len() && self.state.newest() == Some(&entry) {
@@ -194,28 +195,28 @@ impl Server {
     }
 
     /// The complete state, for the backup of the view if it asks in it.
-    pub fn give(&self, view: u64, backup: &str) -> Option<Bytes> {
-        let asks = view == self.view.number && self.view.backup.as_deref() == Some(backup);
+    pub fn give(&self, view: ViewId, backup: &str) -> Option<Bytes> {
+        let asks = view == self.view.id && self.view.backup.as_deref() == Some(backup);
         (self.role == Role::Primary && asks && !self.backup_counts).then(|| Bytes(self.state.to_bytes()))
     }
 
     /// The backup of the view has the state, with so long a log: rule 5 is met. False if that isn't so.
-    pub fn backup_counts(&mut self, view: u64, backup: &str, length: u64) -> bool {
-        let meant = view == self.view.number && self.view.backup.as_deref() == Some(backup);
+    pub fn backup_counts(&mut self, view: ViewId, backup: &str, length: u64) -> bool {
+        let meant = view == self.view.id && self.view.backup.as_deref() == Some(backup);
         if self.role != Role::Primary || !meant {
             return false;
         }
         // It may say so twice, and the log has grown since.
         if !self.backup_counts && length == self.state.len() {
             self.backup_counts = true;
-            self.acknowledges = view;
+            self.acknowledges = view.number;
         }
         self.backup_counts
     }
 
     /// What a backup has to do next.
     pub fn due(&self) -> Option<Due> {
-        let (primary, view) = (self.view.primary.clone(), self.view.number);
+        let (primary, view) = (self.view.primary.clone(), self.view.id);
         match self.role {
             Role::Backup if !self.is_complete => Some(Due::Fetch(primary, view)),
             Role::Backup if !self.backup_counts => Some(Due::Tell(primary, view, self.state.len())),
@@ -223,23 +224,18 @@ impl Server {
         }
     }
 
-    /// The state that the primary gave in `view`; the lines of the file that belongs to it. `None` if it's not needed
-    /// any more.
-    ///
-    /// # Errors
-    /// [`BadState`]; nothing was changed.
-    pub fn install(&mut self, view: u64, bytes: &[u8]) -> Result<Option<Vec<String>>, BadState> {
-        if self.due() != Some(Due::Fetch(self.view.primary.clone(), view)) {
-            return Ok(None);
+    /// The state that the primary gave in `view`. False if it's not needed any more.
+    pub fn install(&mut self, view: ViewId, state: State) -> bool {
+        let needed = self.due() == Some(Due::Fetch(self.view.primary.clone(), view));
+        if needed {
+            (self.state, self.is_complete) = (state, true);
         }
-        let (state, lines) = State::from_bytes(bytes)?;
-        (self.state, self.is_complete) = (state, true);
-        Ok(Some(lines))
+        needed
     }
 
     /// The primary knows that this backup counts in `view`.
-    pub fn told(&mut self, view: u64) {
-        if self.role == Role::Backup && view == self.view.number {
+    pub fn told(&mut self, view: ViewId) {
+        if self.role == Role::Backup && view == self.view.id {
             self.backup_counts = true;
         }
     }

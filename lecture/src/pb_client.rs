@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use rt::time::{now, sleep};
+use yfs_rpc::CallError;
 
 use crate::bank::Op;
 use crate::pb_protocol::{REQUEST, RequestStatus, VIEW};
@@ -50,8 +51,29 @@ pub enum Unserved {
     Refused(String),
     /// It was sent to somebody, and nobody answered in time: it may have been executed, or may yet be, once.
     Unknown,
-    /// It was sent to nobody: no view server answers, or there is no view.
-    NoView,
+    /// It was sent to nobody, and why.
+    NoView(NoView),
+}
+
+/// Why it isn't known who the primary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoView {
+    /// The view server doesn't answer.
+    Silent,
+    /// Somebody else does.
+    NoViewServer,
+    /// It has formed no view.
+    NoPrimary,
+}
+
+impl fmt::Display for NoView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoView::Silent => "the view server doesn't answer",
+            NoView::NoViewServer => "what answers is no view server",
+            NoView::NoPrimary => "the view server knows no primary: its log says who lives",
+        })
+    }
 }
 
 impl fmt::Display for Unserved {
@@ -60,7 +82,7 @@ impl fmt::Display for Unserved {
             Unserved::Refused(why) if why.is_empty() => f.write_str("refused"),
             Unserved::Refused(why) => write!(f, "refused: {why}"),
             Unserved::Unknown => f.write_str("no answer in time: it may have been executed, or may yet be"),
-            Unserved::NoView => f.write_str("the view server doesn't answer, or knows no primary: not sent"),
+            Unserved::NoView(why) => write!(f, "not sent: {why}"),
         }
     }
 }
@@ -93,29 +115,36 @@ impl PbClient {
         self.number += 1;
         let (deadline, mut sent) = (now() + within, 0);
         loop {
-            if let Some(view) = self.view.clone().or_else(|| self.ask()) {
-                sent += 1;
-                if let Some(end) = self.send(op, &view, sent) {
-                    return end;
+            let not_sent = match self.view.take().map_or_else(|| self.ask(), Ok) {
+                Ok(view) => {
+                    sent += 1;
+                    if let Some(end) = self.send(op, &view, sent) {
+                        self.view = Some(view);
+                        return end;
+                    }
+                    None
                 }
-                self.view = None;
-            }
+                Err(why) => Some(why),
+            };
             if now() >= deadline || (self.ended)() {
-                return Err(if sent > 0 { Unserved::Unknown } else { Unserved::NoView });
+                return Err(not_sent.filter(|_| sent == 0).map_or(Unserved::Unknown, Unserved::NoView));
             }
             sleep(PAUSE);
         }
     }
 
     /// Who is the primary?
-    fn ask(&mut self) -> Option<View> {
-        let (_, view) = self.peers.call(&self.view_server, VIEW, (), VIEW_PATIENCE).ok()?;
-        if view.number == 0 {
-            return None;
+    fn ask(&self) -> Result<View, NoView> {
+        let view = match self.peers.call(&self.view_server, VIEW, (), VIEW_PATIENCE) {
+            Ok((_, view)) => view,
+            Err(CallError::UnmarshalArgs | CallError::UnmarshalReply) => return Err(NoView::NoViewServer),
+            Err(_) => return Err(NoView::Silent),
+        };
+        if view.id.number == 0 {
+            return Err(NoView::NoPrimary);
         }
         tracing::info!(node = self.peers.name(), kind = "view", "view {view}");
-        self.view = Some(view);
-        self.view.clone()
+        Ok(view)
     }
 
     /// Sends it once; `None` if it is to be sent again.
@@ -131,7 +160,9 @@ impl PbClient {
             }
         };
         match status {
-            Some(RequestStatus::OK) => Some(Ok(Answered { answer, server: primary.clone(), view: view.number, sent })),
+            Some(RequestStatus::OK) => {
+                Some(Ok(Answered { answer, server: primary.clone(), view: view.id.number, sent }))
+            }
             Some(RequestStatus::NOTPRIMARY) => {
                 tracing::info!(node, kind = "note", "{op}: {primary} isn't the primary, or not any more");
                 None

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rt::fs::File;
+use rt::fs::{self, File};
 
-use crate::file::Ledger;
+use crate::file::{LedgerError, replay};
 use crate::peers::StartError;
 
 /// The file; none if a server keeps none.
@@ -22,11 +22,7 @@ impl Lines {
     pub(crate) fn begin(path: Option<&Path>) -> Result<Lines, StartError> {
         let Some(path) = path else { return Ok(Lines { file: None, broken: None }) };
         let refused = |why: String| StartError(format!("{}: {why}", path.display()));
-        drop(Ledger::open(path).map_err(|e| refused(e.to_string()))?);
-        let file = File::append(path).map_err(|e| refused(e.to_string()))?;
-        if !file.try_lock().map_err(|e| refused(e.to_string()))? {
-            return Err(refused("another server uses this file: stop it, or choose another file".to_owned()));
-        }
+        let file = open(path).map_err(|e| refused(e.to_string()))?;
         let mut lines = Lines { file: Some((path.to_owned(), file)), broken: None };
         lines.rewrite(&[]);
         lines.broken.take().map_or(Ok(lines), |why| Err(StartError(why)))
@@ -51,6 +47,44 @@ impl Lines {
     fn write(&mut self, write: impl FnOnce(&mut File) -> std::io::Result<()>) {
         if let (Some((path, file)), None) = (&mut self.file, &self.broken) {
             self.broken = write(file).err().map(|error| format!("{}: {error}", path.display()));
+        }
+    }
+}
+
+/// Opens a file that is a server's, or empty. It may be cut short after its last line: it is emptied anyway.
+fn open(path: &Path) -> Result<File, LedgerError> {
+    let file = File::append(path)?;
+    if !fs::is_file(path)? {
+        return Err(LedgerError::NoFile);
+    }
+    if !file.try_lock()? {
+        return Err(LedgerError::InUse);
+    }
+    replay(&fs::read(path)?).map(|_| file)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_file_is_emptied_even_if_it_is_cut_short_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, is_taken) in [
+            ("", true),
+            ("1 read alice -> 0 |\n", true),
+            ("1 read alice -> 0 |\n2 depo", true),
+            ("1 read alice -> 0 | \n", false),
+            ("1 shopping list", false),
+            ("hello\n2 depo", false),
+        ] {
+            let path = folder.path().join("a");
+            let mut file = File::append(&path).unwrap();
+            file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).unwrap();
+            drop(file);
+            assert_eq!(Lines::begin(Some(&path)).is_ok(), is_taken, "{text:?}");
+            assert_eq!(fs::read(&path).unwrap(), if is_taken { b"" } else { text.as_bytes() }, "{text:?}");
         }
     }
 }

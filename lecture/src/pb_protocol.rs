@@ -2,7 +2,7 @@
 //!
 //! | procedure | from, to | arguments | result |
 //! |---|---|---|---|
-//! | PING | server, view server | name, life, number of the view it knows | the view |
+//! | PING | server, view server | a [`Ping`] | the view |
 //! | VIEW | client, view server | | the view |
 //! | REQUEST | client, primary | client, number, operation | the answer |
 //! | FORWARD | primary, backup | a [`Forward`] | |
@@ -13,10 +13,10 @@ use yfs_rpc::Procedure;
 use yfs_rpc::marshall::Bytes;
 use yfs_rpc::{wire_status, wire_struct};
 
-use crate::views::View;
+use crate::views::{Life, View, ViewId};
 
-/// A server lives: its name, its life, the number of the last view that it knows, or as a primary acknowledges.
-pub const PING: Procedure<(String, u64, u64), View> = Procedure::new(0x19011);
+/// A server lives.
+pub const PING: Procedure<(Ping,), View> = Procedure::new(0x19011);
 /// Which view is it?
 pub const VIEW: Procedure<(), View> = Procedure::new(0x19012);
 /// A client's operation: the client, its number, the operation's words.
@@ -24,9 +24,24 @@ pub const REQUEST: Procedure<(u64, u64, String), String> = Procedure::new(0x1901
 /// The primary's to its backup.
 pub const FORWARD: Procedure<(Forward,), bool> = Procedure::new(0x19014);
 /// A new backup asks for the complete state.
-pub const TRANSFER: Procedure<(u64, String), Bytes> = Procedure::new(0x19015);
+pub const TRANSFER: Procedure<(ViewId, String), Bytes> = Procedure::new(0x19015);
 /// A backup has installed the state, and counts from now on.
-pub const COUNTS: Procedure<(u64, String, u64), bool> = Procedure::new(0x19016);
+pub const COUNTS: Procedure<(ViewId, String, u64), bool> = Procedure::new(0x19016);
+
+wire_struct! {
+    /// A server's sign of life.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Ping {
+        /// Its name.
+        pub name: String,
+        /// Its life.
+        pub life: Life,
+        /// The last view that it knows, or as a primary acknowledges.
+        pub knows: ViewId,
+        /// How often it pings, in milliseconds: the view server should expect the same.
+        pub interval: u64,
+    }
+}
 
 wire_struct! {
     /// An operation at its place in the log.
@@ -35,7 +50,7 @@ wire_struct! {
         /// The primary that forwards.
         pub from: String,
         /// The view in which it believes to be the primary.
-        pub view: u64,
+        pub view: ViewId,
         /// Place in the log, from 1.
         pub place: u64,
         /// The operation.

@@ -4,7 +4,8 @@
 //! Threads: those of its port; `pb.pinger` pings and learns views; `pb.fetcher` does what a backup has to do to count.
 //!
 //! Locks: `pb.turn` is held while one client's request is under way, calls included: the lecture's "one at a time".
-//! `pb.state` guards the server and its file, and isn't held during calls.
+//! `pb.state` guards the server; the pinger needs it, so it isn't held during calls, nor while a state that arrived is read
+//! and written. `pb.lines` guards the file, and is taken under `pb.state`, so that lines are in the order of execution.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +20,15 @@ use yfs_rpc::{PollMgr, Workers};
 use crate::bank::{Accounts, MAX_BONUS, Op};
 use crate::pb::{Begun, Due, Outcome, Server};
 use crate::pb_file::Lines;
-use crate::pb_protocol::{COUNTS, Entry, FORWARD, Forward, PING, PeerStatus, REQUEST, RequestStatus, TRANSFER};
-use crate::pb_state::Executed;
+use crate::pb_protocol::{COUNTS, Entry, FORWARD, Forward, PING, PeerStatus, Ping, REQUEST, RequestStatus, TRANSFER};
+use crate::pb_state::{self, Executed};
 use crate::peers::{Peers, StartError, cannot_listen, listen};
-use crate::views::{Life, PingStatus, Role, View};
+use crate::view_server::BEGIN_ANEW;
+use crate::views::{Life, PingStatus, Role, View, ViewId};
 
 const TURN_RANK: Rank = Rank::new(12, "pb.turn");
 const STATE_RANK: Rank = Rank::new(32, "pb.state");
+const LINES_RANK: Rank = Rank::new(33, "pb.lines");
 /// How long a backup may take to accept a request.
 const FORWARD_PATIENCE: Duration = Duration::from_millis(300);
 /// How long a primary may take to give the state.
@@ -51,9 +54,10 @@ pub struct Options {
 
 struct State {
     server: Server,
-    lines: Lines,
     /// Whether the view server has answered, and how; what was logged of that.
     heard: Option<PingStatus>,
+    /// The other one of the view, if it doesn't answer; what was logged of that.
+    silent: Option<String>,
     stopping: bool,
 }
 
@@ -64,6 +68,7 @@ struct Inner {
     life: Life,
     turn: Mutex<()>,
     state: Mutex<State>,
+    lines: Mutex<Lines>,
     /// Notified when there is something to ping or to fetch, and when the server stops.
     changed: Condvar,
 }
@@ -83,9 +88,9 @@ impl PbServer {
     pub fn start(pollmgr: &PollMgr, options: &Options) -> Result<PbServer, StartError> {
         let Options { name, view_server, file, interval, test } = options;
         let server = listen(pollmgr, name)?;
-        let lines = Lines::begin(file.as_deref())?;
+        let lines = Mutex::new(LINES_RANK, Lines::begin(file.as_deref())?);
         tracing::info!(node = name.as_str(), kind = "start", view_server, "server, without a state");
-        let state = State { server: Server::new(name), lines, heard: Some(PingStatus::OK), stopping: false };
+        let state = State { server: Server::new(name), heard: Some(PingStatus::OK), silent: None, stopping: false };
         let inner = Arc::new(Inner {
             peers: Peers::new(pollmgr, name),
             view_server: view_server.clone(),
@@ -93,6 +98,7 @@ impl PbServer {
             life: Life(rt::random::u64()),
             turn: Mutex::new(TURN_RANK, ()),
             state: Mutex::new(STATE_RANK, state),
+            lines,
             changed: Condvar::new(),
         });
         if *test {
@@ -134,7 +140,7 @@ impl PbServer {
 
     /// Why the file can't be written any more.
     pub fn broken(&self) -> Option<String> {
-        self.inner.state.lock().lines.broken().map(str::to_owned)
+        self.inner.lines.lock().broken().map(str::to_owned)
     }
 
     /// Closes the port, and ends the threads.
@@ -170,9 +176,9 @@ impl Inner {
         let own = self.clone();
         server.reg_on(Workers::Peers, FORWARD, move |forward: Forward| (own.accept(forward), true));
         let own = self.clone();
-        server.reg_on(Workers::Peers, TRANSFER, move |view: u64, backup: String| own.give(view, &backup));
+        server.reg_on(Workers::Peers, TRANSFER, move |view: ViewId, backup: String| own.give(view, &backup));
         let own = self.clone();
-        server.reg_on(Workers::Peers, COUNTS, move |view: u64, backup: String, length: u64| {
+        server.reg_on(Workers::Peers, COUNTS, move |view: ViewId, backup: String, length: u64| {
             (own.backup_counts(view, &backup, length), true)
         });
     }
@@ -192,7 +198,7 @@ impl Inner {
                 match state.server.begin(entry.clone()) {
                     Begun::Answer(status, answer) => return (status, answer),
                     Begun::Executed(executed) => {
-                        self.executed(&mut state, &entry, &executed);
+                        self.executed(&state, &entry, &executed);
                         return (RequestStatus::OK, executed.answer);
                     }
                     Begun::Forward(to, forward) => (to, forward),
@@ -200,9 +206,10 @@ impl Inner {
             };
             let outcome = self.forward(&to, &forward);
             let mut state = self.state.lock();
+            self.note_silence(&mut state, forward.view, &to, outcome == Outcome::NoAnswer);
             let executed = state.server.forwarded(&forward, outcome);
             if let Some(executed) = &executed {
-                self.executed(&mut state, &forward.entry, executed);
+                self.executed(&state, &forward.entry, executed);
             }
             match executed {
                 Some(executed) if (forward.entry.client, forward.entry.number) == (client, number) => {
@@ -224,7 +231,7 @@ impl Inner {
         match answer.map(|(status, _)| PeerStatus::from_wire(status)) {
             Ok(Some(PeerStatus::OK)) => Outcome::Accepted,
             Ok(Some(PeerStatus::REJECTED)) => {
-                let (op, view) = (&forward.entry.op, forward.view);
+                let (op, view) = (&forward.entry.op, forward.view.number);
                 tracing::warn!(node = self.name(), kind = "note", view, "{backup} rejects what was forwarded: {op}");
                 Outcome::Rejected
             }
@@ -238,26 +245,27 @@ impl Inner {
         match state.server.accept(forward.clone()) {
             Some(executed) => {
                 if let Some(executed) = executed {
-                    self.executed(&mut state, &forward.entry, &executed);
+                    self.executed(&state, &forward.entry, &executed);
                 }
                 PeerStatus::OK
             }
             None => {
                 let Forward { from, view, entry, .. } = forward;
-                let knows = state.server.view().number;
+                let (view, knows) = (view.number, state.server.view().id.number);
                 tracing::info!(node = self.name(), kind = "note", view, knows, "rejects {}, from {from}", entry.op);
                 PeerStatus::REJECTED
             }
         }
     }
 
-    fn executed(&self, state: &mut State, entry: &Entry, executed: &Executed) {
-        state.lines.add(&executed.line);
+    /// Writes the line of what was executed, while that is the last one: the state is locked.
+    fn executed(&self, _: &MutexGuard<'_, State>, entry: &Entry, executed: &Executed) {
+        self.lines.lock().add(&executed.line);
         let Executed { place, answer, .. } = executed;
         tracing::debug!(node = self.name(), kind = "execute", number = place, answer, "{}", entry.op);
     }
 
-    fn give(&self, view: u64, backup: &str) -> (PeerStatus, Bytes) {
+    fn give(&self, view: ViewId, backup: &str) -> (PeerStatus, Bytes) {
         let state = self.state.lock().server.give(view, backup);
         match state {
             Some(bytes) => (PeerStatus::OK, bytes),
@@ -265,7 +273,7 @@ impl Inner {
         }
     }
 
-    fn backup_counts(&self, view: u64, backup: &str, length: u64) -> PeerStatus {
+    fn backup_counts(&self, view: ViewId, backup: &str, length: u64) -> PeerStatus {
         let mut state = self.state.lock();
         let counts = state.server.backup_counts(view, backup, length);
         drop(state);
@@ -281,12 +289,10 @@ impl Inner {
             let knows = state.server.acknowledges();
             let began = now();
             drop(state);
-            let answer = self.peers.call(
-                &self.view_server,
-                PING,
-                (self.name().to_owned(), self.life.0, knows),
-                self.interval.max(Duration::from_millis(100)),
-            );
+            let interval = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+            let ping = Ping { name: self.name().to_owned(), life: self.life, knows, interval };
+            let patience = self.interval.max(Duration::from_millis(100));
+            let answer = self.peers.call(&self.view_server, PING, (ping,), patience);
             state = self.state.lock();
             self.learn(&mut state, answer.ok());
             let next = began + self.interval;
@@ -300,19 +306,19 @@ impl Inner {
         let node = self.name();
         let status = answer.as_ref().and_then(|(status, _)| PingStatus::from_wire(*status));
         if status != state.heard {
-            let view = state.server.view().number;
+            let view = state.server.view().id;
             match status {
                 None => tracing::warn!(node, kind = "note", "the view server doesn't answer: still in view {view}"),
                 Some(PingStatus::OK) => tracing::info!(node, kind = "note", "the view server answers"),
                 Some(PingStatus::STRANGER) => {
                     tracing::warn!(node, kind = "note", "the view names this server as it was before its restart");
                 }
-                Some(PingStatus::FOREIGN) => {
-                    tracing::error!(node, kind = "note", "view {view} is none of this view server's");
-                }
-                Some(PingStatus::FORGOTTEN) => {
-                    tracing::error!(node, kind = "note", "the view server was restarted: still in view {view}");
-                }
+                Some(PingStatus::FOREIGN) => tracing::error!(
+                    node,
+                    kind = "note",
+                    "the view server was restarted: it knows nothing of view {view}, and this server stays in it. \
+                     {BEGIN_ANEW}"
+                ),
                 Some(PingStatus::FULL) => tracing::error!(node, kind = "note", "the view server has too many servers"),
                 Some(PingStatus::NAME) => tracing::error!(node, kind = "note", "the view server doesn't take the name"),
             }
@@ -322,6 +328,7 @@ impl Inner {
         if let (Some(status), Some((_, view))) = (status, answer)
             && state.server.learn(status, view)
         {
+            state.silent = None;
             let view = state.server.view();
             match state.server.role() {
                 Role::Primary if state.server.is_complete() => tracing::info!(node, kind = "primary", "view {view}"),
@@ -332,6 +339,23 @@ impl Inner {
             }
             self.changed.notify_all();
         }
+    }
+
+    /// Logs, once, that the other one of the view doesn't answer: nothing moves then. And when it does.
+    fn note_silence(&self, state: &mut State, view: ViewId, other: &str, is_silent: bool) {
+        if state.server.view().id != view || state.silent.is_some() == is_silent {
+            return;
+        }
+        let node = self.name();
+        match is_silent {
+            true => tracing::warn!(
+                node,
+                kind = "note",
+                "{other} doesn't answer: nobody is served until it does, or is in the view no longer"
+            ),
+            false => tracing::info!(node, kind = "note", "{other} answers"),
+        }
+        state.silent = is_silent.then(|| other.to_owned());
     }
 
     /// The fetcher's thread.
@@ -365,26 +389,36 @@ impl Inner {
         match due {
             Due::Fetch(primary, view) => {
                 let answer = self.peers.call(&primary, TRANSFER, (view, name), TRANSFER_PATIENCE);
-                let mut state = self.state.lock();
-                let Some((_, Bytes(bytes))) = answer.ok().filter(|(status, _)| ok(*status)) else {
-                    return (false, state);
+                let read = match &answer {
+                    Ok((status, Bytes(bytes))) if ok(*status) => pb_state::State::from_bytes(bytes).map(Some),
+                    _ => Ok(None),
                 };
-                let lines = match state.server.install(view, &bytes) {
-                    Ok(Some(lines)) => lines,
+                let mut state = self.state.lock();
+                self.note_silence(&mut state, view, &primary, answer.is_err());
+                let (fetched, lines) = match read {
+                    Ok(Some(read)) => read,
                     Ok(None) => return (false, state),
                     Err(error) => {
                         tracing::error!(node, kind = "transfer", "the state of {primary} can't be used: {error}");
                         return (false, state);
                     }
                 };
-                state.lines.rewrite(&lines);
-                let operations = lines.len();
+                if !state.server.install(view, fetched) {
+                    return (false, state);
+                }
+                // Before anything is executed on top of it, but pings go on.
+                let mut file = self.lines.lock();
+                drop(state);
+                file.rewrite(&lines);
+                drop(file);
+                let (view, operations) = (view.number, lines.len());
                 tracing::info!(node, kind = "transfer", view, operations, "has the state of {primary}");
-                (true, state)
+                (true, self.state.lock())
             }
             Due::Tell(primary, view, length) => {
                 let answer = self.peers.call(&primary, COUNTS, (view, name, length), FORWARD_PATIENCE);
                 let mut state = self.state.lock();
+                self.note_silence(&mut state, view, &primary, answer.is_err());
                 let told = answer.is_ok_and(|(status, _)| ok(status));
                 if told {
                     state.server.told(view);

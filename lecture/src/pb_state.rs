@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use yfs_rpc::marshall::{UnmarshalError, decode, encode};
 
 use crate::bank::{Accounts, Op};
+use crate::file;
 use crate::pb_protocol::Entry;
 
 /// Operations that a log holds; it has to fit into one message.
@@ -123,7 +124,9 @@ impl State {
         self.last.insert(entry.client, Last { number: entry.number, place, answer: answer.clone() });
         // As it is shown: an amount may have been spelt with any number of zeros.
         self.log.push(Entry { op: op.to_string(), ..entry });
-        Some(Executed { place, line: format!("{place} {op} -> {answer} | {}", self.accounts), answer })
+        let accounts = self.accounts.to_string();
+        let line = file::Entry { number: place, op, answer: answer.clone(), accounts }.to_string();
+        Some(Executed { place, answer, line })
     }
 
     /// The complete state.
@@ -174,6 +177,8 @@ mod tests {
         assert_eq!((state.known(7, 3), state.known(8, 1)), (Known::No, Known::No));
         assert_eq!(state.execute(entry(7, 3, "steal alice 4")), None);
         assert_eq!(state.len(), 2);
+        let first = State::default().execute(entry(7, 1, "read alice")).unwrap();
+        assert_eq!(first.line, "1 read alice -> 0 |", "as in every server's file");
     }
 
     #[test]

@@ -2,9 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::views::Life;
+
+fn id(number: u64) -> ViewId {
+    ViewId { life: Life(1), number }
+}
 
 fn view(number: u64, primary: &str, backup: &str) -> View {
-    View { number, primary: primary.to_owned(), backup: Some(backup.to_owned()).filter(|name| !name.is_empty()) }
+    View {
+        id: id(number),
+        primary: primary.to_owned(),
+        backup: Some(backup.to_owned()).filter(|name| !name.is_empty()),
+    }
 }
 
 fn entry(number: u64, op: &str) -> Entry {
@@ -24,11 +33,11 @@ fn pair() -> (Server, Server) {
 }
 
 fn transfer(primary: &mut Server, backup: &mut Server) {
-    let number = primary.view.number;
-    let Bytes(state) = primary.give(number, &backup.name).unwrap();
-    backup.install(number, &state).unwrap().unwrap();
-    assert!(primary.backup_counts(number, &backup.name, backup.state.len()));
-    backup.told(number);
+    let view = primary.view.id;
+    let Bytes(state) = primary.give(view, &backup.name).unwrap();
+    assert!(backup.install(view, State::from_bytes(&state).unwrap().0));
+    assert!(primary.backup_counts(view, &backup.name, backup.state.len()));
+    backup.told(view);
     assert_eq!(backup.due(), None);
 }
 
@@ -80,7 +89,11 @@ fn rules_1_and_3_others_reject() {
     let under_way = forward(&mut s1, entry(1, "read alice"));
     assert_eq!(s1.accept(under_way.clone()), None);
     assert_eq!(Server::new("S3").accept(under_way.clone()), None);
-    assert_eq!(s2.accept(Forward { view: 0, ..under_way.clone() }), None);
+    assert_eq!(s2.accept(Forward { view: id(0), ..under_way.clone() }), None);
+    let of_another_life = ViewId { life: Life(2), number: 1 };
+    assert_eq!(s2.accept(Forward { view: of_another_life, ..under_way.clone() }), None);
+    assert_eq!(s1.give(of_another_life, "S2"), None);
+    assert!(!s1.backup_counts(of_another_life, "S2", 0));
     assert_eq!(s2.accept(Forward { place: 7, ..under_way }), None);
 }
 
@@ -110,10 +123,10 @@ fn rule_5_a_backup_counts_when_it_has_the_state_and_the_view_is_acknowledged_the
     let mut s3 = Server::new("S3");
     [&mut s1, &mut s3].into_iter().for_each(|server| learn(server, view(3, "S1", "S3")));
     assert_eq!((s1.acknowledges, status(s1.begin(entry(2, "read alice")))), (2, RequestStatus::BUSY));
-    assert_eq!(s3.due(), Some(Due::Fetch("S1".to_owned(), 3)));
-    let early = Forward { from: "S1".to_owned(), view: 3, place: 1, entry: entry(2, "read alice") };
+    assert_eq!(s3.due(), Some(Due::Fetch("S1".to_owned(), id(3))));
+    let early = Forward { from: "S1".to_owned(), view: id(3), place: 1, entry: entry(2, "read alice") };
     assert_eq!(s3.accept(early), None);
-    assert_eq!((s1.give(2, "S3"), s1.give(3, "S2"), s3.give(3, "S3")), (None, None, None));
+    assert_eq!((s1.give(id(2), "S3"), s1.give(id(3), "S2"), s3.give(id(3), "S3")), (None, None, None));
     transfer(&mut s1, &mut s3);
     assert_eq!((s1.acknowledges, s3.state.accounts().balance("alice")), (3, 5));
 }
@@ -148,5 +161,22 @@ fn a_server_is_complete_if_it_was_in_the_view_before() {
     assert!(again.learn(PingStatus::STRANGER, view(1, "S1", "S2")));
     assert_eq!((again.role, again.acknowledges), (Role::Idle, 1));
     assert!(!s1.learn(PingStatus::OK, view(1, "S2", "S1")));
-    assert!(!s1.learn(PingStatus::FORGOTTEN, view(5, "S2", "S1")));
+    assert!(!s1.learn(PingStatus::FOREIGN, view(5, "S2", "S1")));
+}
+
+#[test]
+fn rule_8_a_server_learns_nothing_from_another_life_of_the_view_server() {
+    let (mut s1, mut s2) = pair();
+    for server in [&mut s1, &mut s2] {
+        for number in [1, 2, 9] {
+            let view = View { id: ViewId { life: Life(2), number }, ..view(1, "S2", "S1") };
+            assert!(!server.learn(PingStatus::OK, view));
+        }
+        assert_eq!(server.view, view(1, "S1", "S2"));
+    }
+    // Its pings say so even before it acknowledges anything.
+    let mut fresh = Server::new("S1");
+    assert_eq!(fresh.acknowledges(), ViewId::default());
+    learn(&mut fresh, view(1, "S1", "S2"));
+    assert_eq!(fresh.acknowledges(), id(0));
 }

@@ -1,8 +1,8 @@
 //! What a node of the lecture has of the network: its own port, the others by their names, and the partition that the
 //! story puts between them.
 //!
-//! A partition is one-sided here: a node that is cut off from others sends them nothing, and so hears nothing either. All
-//! nodes of `make lecture` run on one machine, where no cable can be pulled.
+//! A partition is one-sided here: a node that is cut off from others calls none of them, and still answers those that call
+//! it. All nodes of `make lecture` run on one machine, where no cable can be pulled.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,7 +38,8 @@ impl std::error::Error for StartError {}
 /// # Errors
 /// When the port can't be had.
 pub fn listen(pollmgr: &PollMgr, name: &str) -> Result<Server, StartError> {
-    let address = yfs_rpc::names::resolve(name).map_err(|e| StartError(format!("{name}: {e}")))?;
+    let address =
+        yfs_rpc::names::resolve(name).map_err(|e| StartError(format!("{name}: {e}: check the host's name")))?;
     Server::bind_on(pollmgr, address, Options::default()).map_err(|e| cannot_listen(name, &e))
 }
 

@@ -294,36 +294,53 @@ impl Stage {
             Ok(ended.is_some())
         })?;
         self.jobs[job.0].process = None;
+        self.events.push(Event::new(micros(), &self.jobs[job.0].lane, Kind::Crash, "has ended"));
         ended.ok_or_else(|| Trouble::Failed(format!("not: {what}")))
     }
 
     // --- waiting and looking ---
 
-    /// Waits until something is so.
+    /// Waits until something is so. Background programs run until the story ends them: one that ends earlier ends it.
     ///
     /// # Errors
-    /// [`Trouble`] if it isn't in time, and what the condition says.
+    /// [`Trouble`] if it isn't in time, or a program has ended, and what the condition says.
     pub fn await_that(
         &mut self,
         what: &str,
         mut so: impl FnMut(&mut Stage) -> Result<bool, Trouble>,
     ) -> Result<(), Trouble> {
-        let waited = await_within(PATIENCE, what, || so(self));
+        let waited = await_within(PATIENCE, what, || {
+            if so(self)? {
+                return Ok(true);
+            }
+            let Some(ended) = self.ended() else { return Ok(false) };
+            // It may have come to be so before that, or thereby.
+            if so(self)? { Ok(true) } else { Err(Trouble::Failed(format!("not: {what}: {ended}"))) }
+        });
         let Err(Trouble::Failed(why)) = waited else { return waited.map(|_| ()) };
         let mut all = why;
         for job in &self.jobs {
-            let said = text_of(&job.output);
-            let last = said.lines().last().unwrap_or("nothing");
             // Writing to a string can't fail.
-            let _ = write!(all, "\n    {} said at last: {last}", job.command);
+            let _ = write!(all, "\n    {} said at last: {}", job.command, last_line(&text_of(&job.output)));
         }
         Err(Trouble::Failed(all))
+    }
+
+    /// A program that has ended, though the story didn't end it.
+    fn ended(&mut self) -> Option<String> {
+        self.jobs.iter_mut().find_map(|job| {
+            let status = job.process.as_mut()?.try_wait().ok().flatten()?;
+            let said = text_of(&job.output);
+            // Its output is lost as well then.
+            let hint = if said.is_empty() { "; is the disk full?" } else { "" };
+            Some(format!("{} has ended ({status}), and said at last: {}{hint}", job.command, last_line(&said)))
+        })
     }
 
     /// Waits until a program has said something.
     ///
     /// # Errors
-    /// [`Trouble`] if it doesn't in time.
+    /// [`Trouble`] if it doesn't in time, or has ended.
     pub fn await_output(&mut self, job: Job, part: &str) -> Result<(), Trouble> {
         let what = format!("{} says {part:?}", self.jobs[job.0].command);
         self.await_that(&what, |stage| Ok(stage.output(job).contains(part)))
@@ -442,6 +459,10 @@ fn events(jobs: &[Running], done: Vec<Event>) -> Result<Vec<Event>, Trouble> {
 /// Now, as events have it.
 fn micros() -> u64 {
     u64::try_from(machine_clock().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn last_line(said: &str) -> &str {
+    said.lines().last().unwrap_or("nothing")
 }
 
 /// A command as it is typed.

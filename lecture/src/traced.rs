@@ -2,9 +2,10 @@
 
 use yfs_rpc::marshall::{UnmarshalError, Unmarshaller};
 
-use crate::pb_protocol::{COUNTS, FORWARD, Forward, PING, REQUEST, TRANSFER, VIEW};
+use crate::pb_protocol::{COUNTS, FORWARD, Forward, PING, Ping, REQUEST, TRANSFER, VIEW};
 use crate::protocol::{CUT, LAST, NUMBERED, OPERATION};
 use crate::rsm_bank;
+use crate::views::ViewId;
 
 /// Says what a message asks for; `None` if it is none of the lecture's. Arguments that can't be read aren't shown.
 pub fn describe(procedure: u32, args: &[u8]) -> Option<String> {
@@ -43,8 +44,8 @@ fn numbered(args: &mut Unmarshaller<'_>) -> Read {
 }
 
 fn ping(args: &mut Unmarshaller<'_>) -> Read {
-    let (_, _, view): (String, u64, u64) = args.read()?;
-    Ok(format!("knows view {view}"))
+    let Ping { knows, .. } = args.read()?;
+    Ok(format!("knows view {knows}"))
 }
 
 fn request(args: &mut Unmarshaller<'_>) -> Read {
@@ -58,7 +59,7 @@ fn forward(args: &mut Unmarshaller<'_>) -> Read {
 }
 
 fn of_view(args: &mut Unmarshaller<'_>) -> Read {
-    let view: u64 = args.read()?;
+    let view: ViewId = args.read()?;
     Ok(format!("(view {view})"))
 }
 
@@ -68,6 +69,7 @@ mod tests {
 
     use super::*;
     use crate::pb_protocol::Entry;
+    use crate::views::Life;
 
     #[test]
     fn messages_are_told_by_what_they_ask_for() {
@@ -77,10 +79,12 @@ mod tests {
             describe(NUMBERED.number, &encode(&(7_u64, op.clone()))).as_deref(),
             Some("numbered 7: deposit alice 5")
         );
-        let ping = encode(&("5001".to_owned(), 1_u64, 2_u64));
+        let knows = ViewId { life: Life(9), number: 2 };
+        let ping = encode(&(Ping { name: "5001".to_owned(), life: Life(1), knows, interval: 100 },));
         assert_eq!(describe(PING.number, &ping).as_deref(), Some("ping knows view 2"));
         let entry = Entry { client: 1, number: 2, op };
-        let forward = encode(&(Forward { from: "5001".to_owned(), view: 3, place: 4, entry },));
+        let view = ViewId { number: 3, ..knows };
+        let forward = encode(&(Forward { from: "5001".to_owned(), view, place: 4, entry },));
         assert_eq!(describe(FORWARD.number, &forward).as_deref(), Some("forward 4: deposit alice 5 (in view 3)"));
         assert_eq!(describe(LAST.number, &[]).as_deref(), Some("last?"));
         assert_eq!(describe(1, &[]), None);

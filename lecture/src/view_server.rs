@@ -1,7 +1,7 @@
 //! The view server: [`crate::views`] behind a port, with a clock.
 //!
-//! There is one of it, and what it knows isn't on any disk: the lecture's limitation. Started again it forms no views for
-//! servers that have been in one (`views`, invariant 5).
+//! There is one of it, and what it knows isn't on any disk: the lecture's limitation. Started again it seats no server that
+//! has been in a view, and forms none while such a server lives (`views`, invariant 5).
 //!
 //! Threads: those of its port, and `view_server.clock`. Locks: `view_server.state` guards views and clock.
 
@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::JoinHandle;
-use rt::time::now;
+use rt::time::{Instant, now};
 use yfs_rpc::{PollMgr, Server, Status, Workers, names};
 
-use crate::pb_protocol::{PING, VIEW};
+use crate::pb_protocol::{PING, Ping, VIEW};
 use crate::peers::{StartError, cannot_listen, listen};
-use crate::views::{Life, PingStatus, Settings, View, Views};
+use crate::views::{Life, MAX_SERVERS, PingStatus, Settings, View, Views};
+
+/// What to do after a restart of the view server.
+pub(crate) const BEGIN_ANEW: &str = "To begin anew stop all servers, then start them again: what they have is lost";
 
 const STATE_RANK: Rank = Rank::new(34, "view_server.state");
 /// Names of servers are no longer.
@@ -27,7 +30,18 @@ struct State {
     views: Views,
     /// What was logged: the view, whether it was acknowledged, who lives.
     told: (View, bool, BTreeSet<String>),
+    /// Servers of which was logged that they have been in a view of another life, or ping at another interval.
+    warned: BTreeSet<String>,
+    /// When it last looked at what time it is.
+    looked: Instant,
     stopping: bool,
+}
+
+impl State {
+    /// Notes it. What servers say doesn't fill the memory: at some time there were warnings enough.
+    fn is_to_be_warned_of(&mut self, what: String) -> bool {
+        self.warned.len() < MAX_SERVERS && self.warned.insert(what)
+    }
 }
 
 struct Inner {
@@ -53,19 +67,16 @@ impl ViewServer {
     pub fn start(pollmgr: &PollMgr, name: &str, settings: Settings) -> Result<ViewServer, StartError> {
         let server = listen(pollmgr, name)?;
         tracing::info!(node = name, kind = "start", pings = settings.pings, acks = settings.acks, "view server");
-        let told = (View::default(), false, BTreeSet::new());
-        let state = Mutex::new(STATE_RANK, State { views: Views::new(settings), told, stopping: false });
+        // 0 is none.
+        let views = Views::new(settings, Life(rt::random::u64().max(1)));
+        let told = (views.view(), false, BTreeSet::new());
+        let state = State { views, told, warned: BTreeSet::new(), looked: now(), stopping: false };
+        let state = Mutex::new(STATE_RANK, state);
         let interval = settings.interval;
         let inner = Arc::new(Inner { name: name.to_owned(), interval, state, stops: Condvar::new() });
 
         let own = inner.clone();
-        server.reg_on(Workers::Peers, PING, move |name: String, life: u64, knows: u64| {
-            let is_name = name.len() <= MAX_NAME_BYTES && names::address(&name).is_ok();
-            own.with(|views| match is_name {
-                true => views.ping(&name, Life(life), knows, now()),
-                false => (PingStatus::NAME, views.view()),
-            })
-        });
+        server.reg_on(Workers::Peers, PING, move |ping: Ping| own.ping(&ping));
         let own = inner.clone();
         server.reg(VIEW, move || (Status::OK, own.state.lock().views.view()));
         let own = inner.clone();
@@ -109,24 +120,60 @@ impl Inner {
     fn clock(&self) {
         let mut state = self.state.lock();
         while !state.stopping {
-            state.views.tick(now());
+            let now = self.look(&mut state);
+            state.views.tick(now);
             self.tell(&mut state);
-            let until = now() + self.interval / 10;
+            let until = now + self.interval / 10;
             self.stops.wait_until(&mut state, until);
         }
     }
 
-    fn with(&self, act: impl FnOnce(&mut Views) -> (PingStatus, View)) -> (PingStatus, View) {
+    fn ping(&self, ping: &Ping) -> (PingStatus, View) {
+        let Ping { name, life, knows, interval } = ping;
         let mut state = self.state.lock();
-        let answer = act(&mut state.views);
+        if name.len() > MAX_NAME_BYTES || names::address(name).is_err() {
+            return (PingStatus::NAME, state.views.view());
+        }
+        let now = self.look(&mut state);
+        let answer = state.views.ping(name, *life, *knows, now);
         self.tell(&mut state);
+        let expected = self.interval.as_millis();
+        if u128::from(*interval) != expected && state.is_to_be_warned_of(format!("{name} each {interval}")) {
+            let node = self.name.as_str();
+            tracing::warn!(
+                node,
+                kind = "note",
+                "{name} pings each {interval} ms, not each {expected}: give both the same --interval"
+            );
+        }
         answer
+    }
+
+    /// What time it is. If nobody has looked for longer than an interval, this process was stopped or starved: pings wait
+    /// to be read, and nobody was silent.
+    fn look(&self, state: &mut State) -> Instant {
+        let now = now();
+        let slept = now - state.looked;
+        if slept > self.interval {
+            state.views.slept(slept);
+        }
+        state.looked = now;
+        now
     }
 
     /// Logs what is new.
     fn tell(&self, state: &mut State) {
         let node = self.name.as_str();
-        let living: BTreeSet<String> = state.views.living(now()).into_iter().map(|(name, _)| name).collect();
+        let living: BTreeSet<String> = state.views.living(state.looked).into_iter().map(|(name, _)| name).collect();
+        let foreign: Vec<String> = state.views.foreign(state.looked).map(str::to_owned).collect();
+        for server in foreign.into_iter().filter(|server| state.is_to_be_warned_of(format!("{server} is foreign"))) {
+            tracing::warn!(
+                node,
+                kind = "note",
+                "{server} has been in a view that this view server doesn't know: it gets no seat, and there is no \
+                 first view while it lives. {BEGIN_ANEW}"
+            );
+        }
         let (view, is_acknowledged, lived) = &state.told;
         for server in living.difference(lived) {
             tracing::info!(node, kind = "note", "{server} lives");
@@ -139,7 +186,7 @@ impl Inner {
             tracing::info!(node, kind = "view", "view {}", new.0);
         }
         if new.1 && (new.0 != *view || !is_acknowledged) {
-            tracing::info!(node, kind = "view", "view {} is acknowledged", new.0.number);
+            tracing::info!(node, kind = "view", "view {} is acknowledged", new.0.id);
         }
         state.told = new;
     }

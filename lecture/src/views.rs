@@ -12,8 +12,9 @@
 //!    is the lecture's mistake: then a backup is promoted that may have nothing.
 //! 4. A seat belongs to one life of a server. One that was restarted pings with another life, and has lost its state: in
 //!    its seat it counts as dead, and it may become a backup as any idle server.
-//! 5. A view service that begins and hears of a view has itself been restarted and forgotten its views. It forms none any
-//!    more.
+//! 5. A view belongs to one life of the service: one that was restarted has forgotten its views, and counts anew. A server
+//!    that has been in a view of another life is foreign: it is never seated. As long as one pings no first view is formed,
+//!    since it may have what was acknowledged.
 //!
 //! The first view waits as long as a death takes, so that all who live have pinged; the first of them is its primary.
 //!
@@ -26,15 +27,50 @@ use std::time::Duration;
 
 use rt::time::Instant;
 use yfs_rpc::marshall::{Marshal, Unmarshal, UnmarshalError, Unmarshaller};
+use yfs_rpc::wire_struct;
 
 /// Servers that are known at once; further ones are refused.
 pub const MAX_SERVERS: usize = 100;
 
+/// Tells a server, or a view service, from itself before a restart. Drawn when it starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life(pub u64);
+
+impl Marshal for Life {
+    fn marshal(&self, out: &mut Vec<u8>) {
+        self.0.marshal(out);
+    }
+}
+
+impl Unmarshal for Life {
+    fn unmarshal(input: &mut Unmarshaller<'_>) -> Result<Self, UnmarshalError> {
+        input.read().map(Life)
+    }
+}
+
+wire_struct! {
+    /// Which view: another life of the service has others with the same numbers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct ViewId {
+        /// The life of the service that formed it.
+        pub life: Life,
+        /// Its number.
+        pub number: u64,
+    }
+}
+
+/// As its number: whoever reads it has one service in mind.
+impl fmt::Display for ViewId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.number.fmt(f)
+    }
+}
+
 /// A view. Number 0 is none: no server has been seated yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Its number.
-    pub number: u64,
+    /// Which one.
+    pub id: ViewId,
     /// The primary's name; empty in view 0.
     pub primary: String,
     /// The backup's name, if it has one.
@@ -55,7 +91,7 @@ pub enum Role {
 impl View {
     /// What the server `name` is in this view.
     pub fn role_of(&self, name: &str) -> Role {
-        if self.number > 0 && self.primary == name {
+        if self.id.number > 0 && self.primary == name {
             Role::Primary
         } else if self.backup.as_deref() == Some(name) {
             Role::Backup
@@ -68,27 +104,23 @@ impl View {
 /// As in the lecture: `2: S2 --`.
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let primary = if self.number == 0 { "--" } else { &self.primary };
-        write!(f, "{}: {primary} {}", self.number, self.backup.as_deref().unwrap_or("--"))
+        let primary = if self.id.number == 0 { "--" } else { &self.primary };
+        write!(f, "{}: {primary} {}", self.id, self.backup.as_deref().unwrap_or("--"))
     }
 }
 
 impl Marshal for View {
     fn marshal(&self, out: &mut Vec<u8>) {
-        (self.number, &self.primary, self.backup.as_deref().unwrap_or("")).marshal(out);
+        (self.id, &self.primary, self.backup.as_deref().unwrap_or("")).marshal(out);
     }
 }
 
 impl Unmarshal for View {
     fn unmarshal(input: &mut Unmarshaller<'_>) -> Result<Self, UnmarshalError> {
-        let (number, primary, backup): (u64, String, String) = input.read()?;
-        Ok(View { number, primary, backup: Some(backup).filter(|name| !name.is_empty()) })
+        let (id, primary, backup): (ViewId, String, String) = input.read()?;
+        Ok(View { id, primary, backup: Some(backup).filter(|name| !name.is_empty()) })
     }
 }
-
-/// Tells a server from itself before a restart. Drawn when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life(pub u64);
 
 /// How a view service decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,14 +159,12 @@ yfs_rpc::wire_status! {
         OK = 0,
         /// The view names an earlier life of the server: it isn't meant.
         STRANGER = 1,
-        /// The server has been in a view that this service never formed: it belongs to another one.
+        /// The server has been in a view that this service never formed: the service was restarted since.
         FOREIGN = 2,
-        /// The service has been restarted and has forgotten its views.
-        FORGOTTEN = 3,
         /// There are too many servers.
-        FULL = 4,
+        FULL = 3,
         /// The name isn't one under which clients could reach the server.
-        NAME = 5,
+        NAME = 4,
     }
 }
 
@@ -148,6 +178,8 @@ struct Seat {
 struct Server {
     life: Life,
     last_ping: Instant,
+    /// Invariant 5.
+    is_foreign: bool,
     /// Its place among the servers, in the order in which their lives became known.
     order: u64,
 }
@@ -156,50 +188,44 @@ struct Server {
 #[derive(Debug)]
 pub struct Views {
     settings: Settings,
-    number: u64,
+    id: ViewId,
     primary: Option<Seat>,
     backup: Option<Seat>,
     is_acknowledged: bool,
     servers: BTreeMap<String, Server>,
     next_order: u64,
+    /// Of a server that may be seated.
     first_ping: Option<Instant>,
-    /// Invariant 5.
-    has_forgotten: bool,
 }
 
 impl Views {
-    /// A service that has formed no view.
-    pub fn new(settings: Settings) -> Self {
+    /// A service that has formed no view, in this life of it.
+    pub fn new(settings: Settings, life: Life) -> Self {
         Views {
             settings,
-            number: 0,
+            id: ViewId { life, number: 0 },
             primary: None,
             backup: None,
             is_acknowledged: false,
             servers: BTreeMap::new(),
             next_order: 0,
             first_ping: None,
-            has_forgotten: false,
         }
     }
 
-    /// A server's ping, with the number of the last view that it knows (a primary: that it acknowledges).
-    pub fn ping(&mut self, name: &str, life: Life, knows: u64, now: Instant) -> (PingStatus, View) {
-        if self.number == 0 && knows > 0 {
-            self.has_forgotten = true;
-        }
-        if self.has_forgotten {
-            return (PingStatus::FORGOTTEN, self.view());
-        }
-        if knows > self.number {
-            return (PingStatus::FOREIGN, self.view());
-        }
-        if !self.enter(name, life, now) {
+    /// A server's ping, with the last view that it knows (a primary: that it acknowledges); the default is none.
+    pub fn ping(&mut self, name: &str, life: Life, knows: ViewId, now: Instant) -> (PingStatus, View) {
+        let is_foreign = knows != ViewId::default() && (knows.life != self.id.life || knows.number > self.id.number);
+        if !self.enter(name, life, is_foreign, now) {
             return (PingStatus::FULL, self.view());
+        }
+        if is_foreign {
+            self.tick(now);
+            return (PingStatus::FOREIGN, self.view());
         }
         self.first_ping.get_or_insert(now);
         let meant = |seat: &Option<Seat>| seat.as_ref().is_some_and(|seat| seat.name == name && seat.life == life);
-        if meant(&self.primary) && knows == self.number {
+        if meant(&self.primary) && knows == self.id {
             self.is_acknowledged = true;
         }
         self.tick(now);
@@ -211,13 +237,11 @@ impl Views {
 
     /// Time has passed: forms the next view, if there is a reason and it may be. To be called every interval or so.
     pub fn tick(&mut self, now: Instant) {
-        if !self.has_forgotten
-            && let Some((primary, backup)) = self.next(now)
-        {
+        if let Some((primary, backup)) = self.next(now) {
             let was = |seat: &Option<Seat>| seat.as_ref() == Some(&primary);
-            assert!(self.number == 0 || was(&self.primary) || was(&self.backup), "invariant 2");
+            assert!(self.id.number == 0 || was(&self.primary) || was(&self.backup), "invariant 2");
             assert!(backup.as_ref().is_none_or(|backup| backup.name != primary.name), "one server, two seats");
-            self.number += 1;
+            self.id.number += 1;
             (self.primary, self.backup, self.is_acknowledged) = (Some(primary), backup, false);
         }
         // The dead are forgotten, but for those in the view: they may come back into it.
@@ -231,7 +255,7 @@ impl Views {
     /// The view now.
     pub fn view(&self) -> View {
         let name = |seat: &Option<Seat>| seat.as_ref().map(|seat| seat.name.clone());
-        View { number: self.number, primary: name(&self.primary).unwrap_or_default(), backup: name(&self.backup) }
+        View { id: self.id, primary: name(&self.primary).unwrap_or_default(), backup: name(&self.backup) }
     }
 
     /// Whether the primary has acknowledged the view.
@@ -250,14 +274,26 @@ impl Views {
         living.into_iter().map(|(name, server)| (name.clone(), role(name, server))).collect()
     }
 
+    /// The living servers that have been in a view of another life of the service.
+    pub fn foreign(&self, now: Instant) -> impl Iterator<Item = &str> {
+        let foreign = self.servers.iter().filter(move |(_, server)| server.is_foreign && self.is_recent(server, now));
+        foreign.map(|(name, _)| name.as_str())
+    }
+
+    /// For so long the service itself looked at nothing: that is nobody's silence.
+    pub fn slept(&mut self, how_long: Duration) {
+        self.servers.values_mut().for_each(|server| server.last_ping = server.last_ping + how_long);
+        self.first_ping = self.first_ping.map(|first| first + how_long);
+    }
+
     /// Notes the server; false if there are too many.
-    fn enter(&mut self, name: &str, life: Life, now: Instant) -> bool {
+    fn enter(&mut self, name: &str, life: Life, is_foreign: bool, now: Instant) -> bool {
         let is_full = self.servers.len() >= MAX_SERVERS;
         match self.servers.get_mut(name) {
-            Some(server) if server.life == life => server.last_ping = now,
+            Some(server) if server.life == life => (server.last_ping, server.is_foreign) = (now, is_foreign),
             None if is_full => return false,
             _ => {
-                let server = Server { life, last_ping: now, order: self.next_order };
+                let server = Server { life, last_ping: now, is_foreign, order: self.next_order };
                 self.servers.insert(name.to_owned(), server);
                 self.next_order += 1;
             }
@@ -269,7 +305,8 @@ impl Views {
     fn next(&self, now: Instant) -> Option<(Seat, Option<Seat>)> {
         let Some(primary) = &self.primary else {
             let began = self.first_ping?;
-            let primary = self.idle(None, now).filter(|_| now - began >= self.settings.silence())?;
+            let may_be = self.foreign(now).next().is_none() && now - began >= self.settings.silence();
+            let primary = self.idle(None, now).filter(|_| may_be)?;
             return Some((primary.clone(), self.idle(Some(&primary), now)));
         };
         match (self.lives(primary, now), self.backup.as_ref()) {
@@ -290,7 +327,7 @@ impl Views {
     /// The living server that has been known longest, but for one.
     fn idle(&self, but: Option<&Seat>, now: Instant) -> Option<Seat> {
         let others = self.servers.iter().filter(|(name, _)| but.is_none_or(|seat| seat.name != **name));
-        let living = others.filter(|(_, server)| self.is_recent(server, now));
+        let living = others.filter(|(_, server)| !server.is_foreign && self.is_recent(server, now));
         living.min_by_key(|(_, s)| s.order).map(|(name, s)| Seat { name: name.clone(), life: s.life })
     }
 

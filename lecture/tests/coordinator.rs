@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lecture::coord::{Coord, Options};
@@ -9,6 +10,8 @@ use lecture::peers::Peers;
 use lecture::protocol::{Ended, LAST, NUMBERED, OPERATION};
 use lecture::srv::Srv;
 use processes::os::{Port, draw_port};
+use rt::net::TcpPort;
+use rt::time::now;
 use tempfile::TempDir;
 use yfs_rpc::PollMgr;
 
@@ -22,7 +25,7 @@ struct Server {
 struct Bank {
     servers: Vec<Server>,
     coordinator: String,
-    _running: Coord,
+    running: Option<Coord>,
     _port: Port,
     peers: Peers,
     _folder: TempDir,
@@ -35,14 +38,22 @@ impl Bank {
             |at: usize| Server { port: draw_port().unwrap(), file: folder.path().join(at.to_string()), running: None };
         let servers: Vec<Server> = (0..count).map(server).collect();
         let port = draw_port().unwrap();
-        let name = port.number.to_string();
-        let names = servers.iter().map(|server| server.port.number.to_string()).collect();
-        let options = Options { name: name.clone(), servers: names, alone, test: true };
-        let running = Coord::start(&PollMgr::shared(), options).unwrap();
+        let coordinator = port.number.to_string();
         let peers = Peers::new(&PollMgr::shared(), "test");
-        let mut bank = Bank { servers, coordinator: name, _running: running, _port: port, peers, _folder: folder };
+        let mut bank = Bank { servers, coordinator, running: None, _port: port, peers, _folder: folder };
+        bank.start_coordinator(alone);
         (0..count).for_each(|at| bank.start(at));
         bank
+    }
+
+    /// The one that ran is gone, and another one in its place.
+    fn start_coordinator(&mut self, alone: bool) {
+        self.running = None;
+        let servers = (0..self.servers.len()).map(|at| self.name(at)).collect();
+        let options = Options { name: self.coordinator.clone(), servers, alone, test: true };
+        self.running = Some(Coord::start(&PollMgr::shared(), options).unwrap());
+        // Anew: it has to find the other one.
+        self.peers = Peers::new(&PollMgr::shared(), "test");
     }
 
     fn name(&self, at: usize) -> String {
@@ -121,12 +132,99 @@ fn of_three_servers_two_are_enough_and_who_missed_something_stays_behind() {
     let mut bank = Bank::new(3, false);
     bank.stop(2);
     assert_eq!(bank.executed("deposit alice 5"), "5");
-    bank.start(2);
     assert_eq!(bank.executed("deposit alice 5"), "10");
+    bank.start(2);
+    assert_eq!(bank.executed("deposit alice 5"), "15");
     assert_eq!(bank.last(2), "", "it lacks the first, and takes no other");
     bank.stop(0);
     let why = bank.stopped("read alice");
-    assert!(why.contains("operation 3 has 1 of 2 answers") && why.contains("it has 0 operations"), "{why}");
+    assert!(why.contains("operation 4 has 1 of 2 answers") && why.contains(LACKING), "{why}");
+}
+
+const LACKING: &str = ": it has 0 operations: stop the servers, copy the longest file over its file, start them again)";
+
+#[test]
+fn a_server_that_comes_back_and_lacks_only_the_last_operation_is_sent_it() {
+    let mut bank = Bank::new(3, false);
+    assert_eq!(bank.executed("deposit alice 5"), "5");
+    bank.stop(2);
+    assert_eq!(bank.executed("deposit bob 7"), "7");
+    bank.start(2);
+    assert_eq!(bank.executed("deposit alice 5"), "10");
+    assert_eq!(bank.last(2), "3 deposit alice 5 -> 10 | alice 10, bob 7");
+    bank.stop(0);
+    assert_eq!(bank.executed("read bob"), "7", "it counts");
+}
+
+#[test]
+fn what_a_coordinator_died_over_the_next_one_finishes() {
+    for behind in [0, 1] {
+        let mut bank = Bank::new(2, false);
+        bank.executed("deposit alice 5");
+        // The coordinator reached one of them only.
+        assert_eq!(bank.numbered(1 - behind, 2, "withdraw alice 2").0, Ended::Executed);
+        bank.start_coordinator(false);
+        assert_eq!(bank.executed("deposit bob 1"), "1");
+        let last = "3 deposit bob 1 -> 1 | alice 3, bob 1";
+        assert_eq!((&*bank.last(0), &*bank.last(1)), (last, last));
+    }
+}
+
+#[test]
+fn a_server_that_lost_its_file_stops_the_next_coordinator_which_says_what_to_do() {
+    let mut bank = Bank::new(2, false);
+    bank.executed("deposit alice 5");
+    bank.executed("deposit alice 5");
+    bank.stop(1);
+    rt::fs::remove_file(&bank.servers[1].file).unwrap();
+    bank.start(1);
+    bank.start_coordinator(false);
+    let why = format!("stopped: operation 2 has 1 of 2 answers that it needs ({}{LACKING}", bank.name(1));
+    assert_eq!((bank.stopped("read alice"), bank.stopped("read alice")), (why.clone(), why));
+    (0..2).for_each(|at| bank.stop(at));
+    let longest = rt::fs::read(&bank.servers[0].file).unwrap();
+    rt::fs::File::append(&bank.servers[1].file).unwrap().write_all(&longest).unwrap();
+    (0..2).for_each(|at| bank.start(at));
+    assert_eq!(bank.executed("read alice"), "10");
+    assert_eq!(bank.last(0), bank.last(1));
+}
+
+#[test]
+fn servers_that_differ_are_not_served_though_one_lacks_an_operation() {
+    let bank = Bank::new(2, false);
+    bank.send_to(&bank.name(0), "deposit alice 5");
+    bank.send_to(&bank.name(1), "deposit alice 6");
+    bank.send_to(&bank.name(1), "read bob");
+    let why = bank.stopped("read alice");
+    assert!(why.contains("the servers differ: \"2 read bob -> 0 | alice 6\", \"2 read bob -> 0 | alice 5\""), "{why}");
+}
+
+#[test]
+fn while_it_is_stopped_nobody_waits_behind_another() {
+    let mut bank = Bank::new(2, false);
+    bank.executed("deposit alice 5");
+    bank.stop(1);
+    // It takes connections, and answers nothing.
+    let address = format!("127.0.0.1:{}", bank.name(1)).parse().unwrap();
+    let hangs = TcpPort::bind(address).unwrap().listen().unwrap();
+    let (bank, began) = (Arc::new(bank), now());
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let bank = bank.clone();
+            rt::thread::spawn("client", move || drop(bank.stopped("deposit alice 1"))).unwrap()
+        })
+        .collect();
+    for client in clients {
+        assert!(client.join_until(began + Duration::from_secs(20)));
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "as long as a client waits: {took:?}");
+    drop(hangs);
+    let mut bank = Arc::into_inner(bank).unwrap();
+    bank.start(1);
+    let balance: u64 = bank.executed("read alice").parse().unwrap();
+    assert!((6..=25).contains(&balance), "{balance}");
+    assert_eq!(bank.last(0), bank.last(1));
 }
 
 #[test]

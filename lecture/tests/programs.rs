@@ -54,15 +54,21 @@ fn what_cannot_be_used_is_told_in_a_line() {
     let garbage = garbage.to_str().unwrap();
     let free = draw_port().unwrap().number.to_string();
     for (program, arguments, why) in [
-        (SRV, &[garbage, &free][..], "line 2: it doesn't begin as \"2 \""),
+        (SRV, &[garbage, &free][..], "line 2: it doesn't begin as \"2 \", an operation, \" -> \": move the file away"),
         (SRV, &["/dev/full", &free], "/dev/full: this is no file"),
-        (SRV, &["/no/such/folder/a", &free], "/no/such/folder/a: No such file or directory"),
+        (
+            SRV,
+            &["/no/such/folder/a", &free],
+            "/no/such/folder/a: No such file or directory (os error 2): create the folder",
+        ),
+        (SRV, &[file, "nohost.invalid:5001"], "check the host's name"),
         (SRV, &[file, &free], "another server uses this file"),
         (SRV, &["/dev/null/a", &port], "stop the program that uses the port"),
         (COORD, &[&port, "1", "2"], "stop the program that uses the port"),
         (CLIENT, &[&free], "no server answers"),
         (CLIENT, &[&free, "--turn", "--do", "read alice"], "no server answers"),
-        (CUT, &[&port, &free], "doesn't know the procedure"),
+        (CUT, &[&port, &free], "start it with --test"),
+        (CUT, &[&free], "check that it runs"),
     ] {
         let (status, _, error) = output(program, arguments);
         assert!(status == 1 && error.contains(why) && error.lines().count() == 1, "{arguments:?}: {status} {error}");
@@ -73,6 +79,10 @@ fn what_cannot_be_used_is_told_in_a_line() {
         (CLIENT, &[], "PORT"),
         (CLIENT, &["5001", "--do", "burn alice"], "is no operation"),
         (COORD, &["5099"], "SRV"),
+        (COORD, &["5099", "5001", "127.0.0.1:5001"], "Usage: coord "),
+        (COORD, &["5099", "5099", "5001"], "5099 is named twice"),
+        (CLIENT, &["5001", "5001"], "5001 is named twice"),
+        (CLIENT, &["5001", "--pause", "86400001"], "--pause"),
         (LECTURE, &["99"], "99"),
     ] {
         let (status, _, error) = output(program, arguments);
@@ -108,6 +118,40 @@ fn a_server_whose_file_cannot_be_written_says_so_and_ends() {
     let ended = srv.wait_with_output().unwrap();
     let error = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.code() == Some(1) && error.starts_with("srv: a: File too large"), "{error}");
+    assert!(error.contains("make room, then start again"), "{error}");
+    // What of the last line is there it drops, and goes on.
+    let mut again =
+        Command::new(SRV).args(["a", &port]).current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = now() + Duration::from_secs(20);
+    while output(CLIENT, &[&port, "--do", "deposit alice 5"]).0 != 0 {
+        assert!(now() < deadline);
+        sleep(Duration::from_millis(20));
+    }
+    send(&again, Signal::Interrupt).unwrap();
+    let mut told = String::new();
+    again.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(again.wait().unwrap().success() && told.contains("WARN drops the last line, which is cut short"), "{told}");
+}
+
+#[test]
+fn a_pause_ends_at_a_ctrl_c() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = draw_port().unwrap().number.to_string();
+    let mut srv =
+        Command::new(SRV).args(["a", &port]).current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(srv.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut client = Command::new(CLIENT).args([&*port, "--pause", "86400000"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(client.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    send(&client, Signal::Interrupt).unwrap();
+    let began = now();
+    line.clear();
+    out.read_to_string(&mut line).unwrap();
+    assert!(line.starts_with("1 operations sent, 1 answered") && client.wait().unwrap().success(), "{line}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    srv.kill().unwrap();
+    srv.wait().unwrap();
 }
 
 #[test]

@@ -98,12 +98,18 @@ type Sent = (Totals, Vec<Heard>);
 fn client(servers: Vec<String>, to: To, operations: Vec<Op>) -> Sent {
     let peers = Peers::new(&PollMgr::new().unwrap(), "client");
     let mut heard = Vec::new();
-    let options = Options { servers, to, pause: ms(1) };
+    let options = Options { servers, to };
+    let pauses = (0..).map(|count| {
+        if count > 0 {
+            sleep(ms(1))
+        }
+    });
+    let operations = operations.into_iter().zip(pauses).map(|(op, ())| op);
     let hear = |what| {
         heard.push(what);
         Ok::<(), ()>(())
     };
-    let totals = client::run(&peers, &options, operations, || false, hear).unwrap();
+    let totals = client::run(&peers, &options, operations, hear).unwrap();
     (totals, heard)
 }
 

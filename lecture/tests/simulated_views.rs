@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lecture::bank::Op;
-use lecture::pb_client::{Answered, PbClient, Unserved};
+use lecture::pb_client::{Answered, NoView, PbClient, Unserved};
 use lecture::pb_server::{Options, PbServer};
 use lecture::peers::Peers;
 use lecture::view_server::ViewServer;
@@ -55,14 +55,35 @@ impl Director {
 
     /// A server joins; it has pinged when this returns.
     fn join(&mut self, name: &'static str) {
-        let server = on(name, move || {
+        let server = self.start(name);
+        self.servers.push(server);
+        sleep(ms(50));
+    }
+
+    /// A server, from 1, loses all that it has, and begins again.
+    fn restart(&mut self, server: usize) {
+        // Its end gives the file free.
+        let old = self.servers.remove(server - 1);
+        old.shutdown();
+        drop(old);
+        let new = self.start([S1, S2, S3][server - 1]);
+        self.servers.insert(server - 1, new);
+        sleep(ms(50));
+    }
+
+    fn start(&self, name: &'static str) -> Arc<PbServer> {
+        on(name, move || {
             let (view_server, file) = (VIEW_SERVER.to_owned(), Some(PathBuf::from("file")));
             let interval = Settings::default().interval;
             let options = Options { name: name.to_owned(), view_server, file, interval, test: false };
             Arc::new(PbServer::start(&PollMgr::new().unwrap(), &options).unwrap())
-        });
-        self.servers.push(server);
-        sleep(ms(50));
+        })
+    }
+
+    /// The view server forgets its views.
+    fn restart_view_server(&mut self) {
+        self.views.shutdown();
+        self.views = view_server(Settings::default());
     }
 
     /// What a server, from 1, believes: `1: S1 S2`, and what it is in that.
@@ -92,6 +113,10 @@ fn short(view: &str) -> String {
     view.replace(S1, "S1").replace(S2, "S2").replace(S3, "S3")
 }
 
+fn view_server(settings: Settings) -> Arc<ViewServer> {
+    on(VIEW_SERVER, move || Arc::new(ViewServer::start(&PollMgr::new().unwrap(), VIEW_SERVER, settings).unwrap()))
+}
+
 type Files = Vec<Vec<String>>;
 
 /// Runs `program` beside a view server, and gives the files of the servers that have joined.
@@ -101,8 +126,7 @@ fn run(seed: u64, settings: Settings, program: impl FnOnce(&mut Director) + Send
     let files = Arc::new(Mutex::new(Files::default()));
     let out = files.clone();
     let report = world.run(&Node::new("10.0.9.9"), Instant::from_start(Duration::from_secs(300)), move || {
-        let start = move || Arc::new(ViewServer::start(&PollMgr::new().unwrap(), VIEW_SERVER, settings).unwrap());
-        let mut director = Director { net, views: on(VIEW_SERVER, start), servers: Vec::new() };
+        let mut director = Director { net, views: view_server(settings), servers: Vec::new() };
         program(&mut director);
         *out.lock().unwrap() = [S1, S2, S3][..director.servers.len()]
             .iter()
@@ -279,7 +303,7 @@ fn step6_without_acks_the_state_is_lost_every_time() {
             await_that("S2 counts", || director.views.is_acknowledged());
             assert_eq!(client.answer("read alice"), by("0", "S3"));
         });
-        assert_eq!(files[2], ["1 read alice -> 0 | ", "2 read alice -> 0 | "], "seed {seed}");
+        assert_eq!(files[2], ["1 read alice -> 0 |", "2 read alice -> 0 |"], "seed {seed}");
         assert_eq!(files[1], files[2], "seed {seed}: and S2 has given up what it had");
     }
 }
@@ -304,6 +328,61 @@ fn step6_with_acks_the_view_stays_and_the_state_is_there_when_s2_is_back() {
         assert_eq!(files[2].len(), 3, "seed {seed}: {files:?}");
         assert!(files[2].iter().all(|line| line.ends_with("| alice 100")), "seed {seed}: {files:?}");
     }
+}
+
+// --- step 7 ---
+
+#[test]
+fn step7_a_restarted_view_server_takes_nobodys_state_and_begins_anew_when_all_are_started_again() {
+    for seed in 1..=3 {
+        let files = run(seed, Settings::default(), |director| {
+            director.join(S1);
+            director.join(S2);
+            director.await_view("1: S1 S2");
+            let mut client = Client::new();
+            assert_eq!(client.answer("deposit alice 100"), by("100", "S1"));
+            director.restart_view_server();
+            director.join(S3);
+            sleep(ms(3000));
+            assert_eq!(director.view(), "0: -- --", "S1 and S2 live");
+            assert_eq!(client.answer("read alice"), by("100", "S1"), "it knows their view");
+            client = Client::new();
+            let unserved = client.call("read alice", ms(500));
+            assert_eq!(unserved, Err(Unserved::NoView(NoView::NoPrimary)));
+            director.restart(2);
+            sleep(ms(3000));
+            assert_eq!(director.view(), "0: -- --", "S1 lives");
+            director.restart(1);
+            director.await_view("1: S3 S2");
+            assert_eq!(client.answer("read alice"), by("0", "S3"));
+        });
+        assert_eq!((files[0].len(), files[1].len(), files[2].len()), (0, 1, 1), "seed {seed}: {files:?}");
+    }
+}
+
+#[test]
+fn step7_servers_that_a_restarted_view_server_did_not_hear_keep_what_they_have() {
+    let files = run(1, Settings::default(), |director| {
+        director.join(S1);
+        director.join(S2);
+        director.await_view("1: S1 S2");
+        let client = Client::new();
+        assert_eq!(client.answer("deposit alice 100"), by("100", "S1"));
+        director.cut(VIEW_SERVER, &[S1, S2]);
+        director.restart_view_server();
+        director.join(S3);
+        director.await_view("1: S3 --");
+        [S1, S2].iter().for_each(|server| director.set_link(VIEW_SERVER, server, LinkState::Open));
+        sleep(ms(5000));
+        assert_eq!(director.view(), "1: S3 --", "nobody else is seated");
+        assert_eq!(director.believes(1), ("1: S1 S2".to_owned(), Role::Primary));
+        // The view server's clients turn to whom it names, also one that knew the other life's view.
+        assert_eq!(Client::new().answer("read alice"), by("0", "S3"));
+        director.cut(CLIENT, &[S1, S2]);
+        assert_eq!(client.answer("read alice"), by("0", "S3"));
+    });
+    assert_eq!(files[0], ["1 deposit alice 100 -> 100 | alice 100"]);
+    assert_eq!(files[0], files[1]);
 }
 
 // --- both ---

@@ -3,6 +3,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use lecture::bank::{MAX_ACCOUNTS, MAX_NAME_BYTES};
+use lecture::pb_state::MAX_LOG;
 use processes::os::draw_port;
 use rt::fs::File;
 use rt::net::TcpPort;
@@ -106,5 +108,16 @@ fn what_cannot_be_used_is_told_in_a_line() {
     for program in [VIEW_SERVER, PB_SRV, PB_CLIENT, RSM_SRV, RSM_CLIENT] {
         let (status, help, _) = output(program, &["--help"]);
         assert!(status == 0 && help.contains("Example") && help.contains("Exit status: 0"), "{help}");
+    }
+}
+
+#[test]
+fn limits_are_told() {
+    for (program, is_logged) in [(PB_SRV, true), (env!("CARGO_BIN_EXE_srv"), false)] {
+        let (_, help, _) = output(program, &["--help"]);
+        let told = |limit: &str| help.contains(limit);
+        assert!(told(&format!("{MAX_ACCOUNTS} accounts")), "{help}");
+        assert!(told(&format!("1 to {MAX_NAME_BYTES} letters")) && told(&u64::MAX.to_string()), "{help}");
+        assert!(!is_logged || told(&format!("{MAX_LOG} operations")), "{help}");
     }
 }

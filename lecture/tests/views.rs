@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lecture::pb::{Begun, Due, Outcome, Server};
 use lecture::pb_protocol::{Entry, RequestStatus};
+use lecture::pb_state::State;
 use lecture::views::{Life, Role, Settings, View, Views};
 use proptest::prelude::*;
 use rt::time::Instant;
@@ -73,13 +74,14 @@ fn number(name: &str) -> usize {
 
 impl Model {
     fn new(settings: Settings) -> Self {
+        let views = Views::new(settings, Life(1));
         Model {
-            views: Views::new(settings),
+            formed: vec![views.view()],
+            views,
             now: Instant::ZERO,
             servers: (0..SERVERS).map(|n| Server::new(&n.to_string())).collect(),
             lives: [1; SERVERS],
             stopped: [false; SERVERS],
-            formed: vec![View::default()],
             sent: 0,
             acknowledged: 0,
             wrong: None,
@@ -122,7 +124,7 @@ impl Model {
         match due {
             Some(Due::Fetch(primary, view)) if !self.stopped[number(&primary)] => {
                 if let Some(state) = self.servers[number(&primary)].give(view, &n.to_string()) {
-                    self.servers[n].install(view, &state.0).unwrap().unwrap();
+                    assert!(self.servers[n].install(view, State::from_bytes(&state.0).unwrap().0));
                 }
             }
             Some(Due::Tell(primary, view, length)) if !self.stopped[number(&primary)] => {
@@ -174,9 +176,9 @@ impl Model {
         let view = self.views.view();
         let before = self.formed.last().unwrap();
         if *before != view {
-            assert_eq!(view.number, before.number + 1, "invariant 1: none is left out");
+            assert_eq!(view.id.number, before.id.number + 1, "invariant 1: none is left out");
             let was_seated = [Some(&before.primary), before.backup.as_ref()].contains(&Some(&view.primary));
-            assert!(before.number == 0 || was_seated, "invariant 2: {before}, {view}");
+            assert!(before.id.number == 0 || was_seated, "invariant 2: {before}, {view}");
             self.formed.push(view);
         }
         for (n, server) in self.servers.iter().enumerate() {

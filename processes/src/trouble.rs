@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rt::console::Unsaid;
+use rt::console::{UNREAD, Unsaid, complain};
 use rt::time::{now, sleep};
 
 use crate::os;
@@ -29,6 +29,28 @@ impl From<Unsaid> for Trouble {
 impl From<String> for Trouble {
     fn from(what: String) -> Self {
         Trouble::Failed(what)
+    }
+}
+
+const FAILED: i32 = 1;
+/// As of a shell: 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// The exit status of a program that said whether all was as it should be: 0, or 1 if not; 130 after Ctrl-C, 141 if nobody
+/// reads what it says. Says what went wrong.
+pub fn exit_status(program: &str, outcome: Result<bool, Trouble>) -> i32 {
+    match outcome {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(Trouble::Failed(what)) => {
+            complain(format_args!("{program}: {what}"));
+            FAILED
+        }
+        Err(Trouble::Interrupted) => {
+            complain(format_args!("{program}: interrupted"));
+            INTERRUPTED
+        }
+        Err(Trouble::Unread) => UNREAD,
     }
 }
 

@@ -13,7 +13,7 @@ use rt::fs::{self, File};
 use rt::sync::{Mutex, Rank};
 use yfs_paxos::log::Log;
 use yfs_rsm::protocol::{CLIENT_MEMBERS, ClientStatus};
-use yfs_rsm::{JournalError, LogError, Options, PairError, Rsm, RsmError, start_over};
+use yfs_rsm::{JournalError, LogError, Options, PairError, Rsm, RsmClient, RsmError, start_over};
 
 /// What nodes gave as the reason why they can't go on.
 #[derive(Clone)]
@@ -47,6 +47,15 @@ fn files_in(dir: &Path) -> Vec<(String, Vec<u8>)> {
     names.map(|name| (name.clone(), fs::read(&dir.join(&name)).unwrap())).collect()
 }
 
+/// A service of which all nodes have a first request, and its client.
+fn started(nodes: usize) -> (Cluster, RsmClient) {
+    let cluster = Cluster::start(nodes);
+    let client = cluster.client();
+    append(&client, 1);
+    cluster.wait_for_equal_states(&(0..nodes).collect::<Vec<_>>());
+    (cluster, client)
+}
+
 /// All orders of three.
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
@@ -71,10 +80,7 @@ fn h01_all_members_end_and_come_back_with_the_state_whatever_the_order() {
 /// A majority that holds the state is enough, the others come later; fewer wait.
 #[test]
 fn h01_two_of_three_come_back_and_one_alone_serves_nothing() {
-    let mut cluster = Cluster::start(3);
-    let client = cluster.client();
-    append(&client, 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, client) = started(3);
     (0..3).for_each(|at| cluster.kill(at));
     cluster.restart(2);
     let alone = client.call(common::APPEND, (9,), Duration::from_secs(1));
@@ -112,10 +118,7 @@ fn h03_joiners_that_outlive_the_first_have_all_that_was_acknowledged() {
 /// Rule 3: the disk that comes with the name is another one, so the node is removed, and added again.
 #[test]
 fn s04_a_member_that_lost_its_disk_is_removed_and_added_again_and_votes() {
-    let mut cluster = Cluster::start(3);
-    let client = cluster.client();
-    append(&client, 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, client) = started(3);
     cluster.kill(2);
     cluster.lose_disk(2);
     cluster.restart(2);
@@ -186,10 +189,7 @@ fn l08_a_member_of_many_short_lives_is_removed_and_joins_as_the_last() {
 /// S3: a Paxos log alone makes no holder, be the node the primary.
 #[test]
 fn s03_a_member_whose_state_is_gone_serves_nothing_before_it_was_sent_it() {
-    let mut cluster = Cluster::start(3);
-    let client = cluster.client();
-    append(&client, 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, client) = started(3);
     (0..3).for_each(|at| cluster.kill(at));
     fs::remove_file(&cluster.rsm_log(0)).unwrap();
     (0..3).for_each(|at| cluster.restart(at));
@@ -202,10 +202,7 @@ fn s03_a_member_whose_state_is_gone_serves_nothing_before_it_was_sent_it() {
 /// Rule 5: the lab's service goes on from an empty state.
 #[test]
 fn h03_if_no_member_holds_the_state_the_service_is_out_until_one_does() {
-    let mut cluster = Cluster::start(3);
-    let client = cluster.client();
-    append(&client, 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, client) = started(3);
     (0..3).for_each(|at| cluster.kill(at));
     let state = fs::read(&cluster.rsm_log(1)).unwrap();
     for at in 0..3 {
@@ -230,10 +227,7 @@ fn h03_if_no_member_holds_the_state_the_service_is_out_until_one_does() {
 /// disk is lost, so no view can be formed.
 #[test]
 fn s06_a_first_node_that_lost_its_disk_begins_no_second_service_and_joins_the_survivor() {
-    let mut cluster = Cluster::start(2);
-    let client = cluster.client();
-    append(&client, 1);
-    cluster.wait_for_equal_states(&[0, 1]);
+    let (mut cluster, client) = started(2);
     cluster.kill(0);
     cluster.lose_disk(0);
     let reasons = Reasons::new();
@@ -287,9 +281,7 @@ fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
 /// A service that still runs is not to get a second one beside it.
 #[test]
 fn nobody_starts_over_while_another_member_answers() {
-    let mut cluster = Cluster::start(3);
-    append(&cluster.client(), 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, _) = started(3);
     cluster.kill(0);
     let files = files_in(cluster.dir());
     let (me, others) = (cluster.names[0].clone(), &cluster.names[1..]);
@@ -337,9 +329,7 @@ fn who_has_no_state_or_no_place_does_not_start_over() {
     assert!(matches!(error, RsmError::NoState), "{error}");
     assert!(fs::list(empty.path()).unwrap().is_empty(), "it left nothing behind");
 
-    let mut cluster = Cluster::start(3);
-    append(&cluster.client(), 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, _) = started(3);
     // The last member leaves, and hears of it: its last view doesn't name it.
     cluster.node(2).cut_members(true);
     cluster.wait_for_members(&[0, 1]);
@@ -366,9 +356,7 @@ fn who_has_no_state_or_no_place_does_not_start_over() {
 /// A crash between the two files: the state says already in which view the node is to be alone.
 #[test]
 fn a_start_over_that_was_cut_short_is_to_be_done_again_before_the_node_votes() {
-    let mut cluster = Cluster::start(3);
-    append(&cluster.client(), 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, _) = started(3);
     (0..3).for_each(|at| cluster.kill(at));
     let before = fs::read(&cluster.paxos_log(0)).unwrap();
     let me = cluster.names[0].clone();
@@ -603,9 +591,7 @@ fn a_primary_whose_log_lost_its_end_gives_its_state_up() {
 /// An old copy of its Paxos log lacks votes, and the node's state shows it.
 #[test]
 fn a_node_whose_votes_are_older_than_its_state_does_not_start() {
-    let mut cluster = Cluster::start(3);
-    append(&cluster.client(), 1);
-    cluster.wait_for_equal_states(&[0, 1, 2]);
+    let (mut cluster, _) = started(3);
     let old = fs::read(&cluster.paxos_log(2)).unwrap();
     cluster.kill(1);
     cluster.wait_for_members(&[0, 2]);
@@ -633,9 +619,7 @@ fn a_node_whose_votes_are_older_than_its_state_does_not_start() {
 
 #[test]
 fn a_file_of_another_node_or_of_another_disk_is_not_taken_for_this_ones() {
-    let mut cluster = Cluster::start(2);
-    append(&cluster.client(), 1);
-    cluster.wait_for_equal_states(&[0, 1]);
+    let (mut cluster, _) = started(2);
     (0..2).for_each(|at| cluster.kill(at));
     let own = fs::read(&cluster.rsm_log(1)).unwrap();
     let of_other = fs::read(&cluster.rsm_log(0)).unwrap();

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     pub(crate) columns: bool,
 
     /// How wide the columns are together.
-    #[arg(long, value_name = "CHARACTERS", env = "COLUMNS", default_value_t = 160)]
+    #[arg(long, value_name = "CHARACTERS", default_value_t = 160)]
     pub(crate) width: usize,
 
     /// In the page and the columns: only from this second of the run on.

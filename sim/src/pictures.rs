@@ -2,10 +2,10 @@
 
 use rt::console::{complain, say_part};
 use sim::plan::Plan;
-use sim::recording::{Recording, window};
+use sim::recording::Recording;
 use sim::run::{Outcome, Settings, run_seed};
 use sim::trace::LogLines;
-use trace::{Lines, Picture, columns, html};
+use trace::{Lines, Picture, columns, html, window};
 
 use crate::arguments::Arguments;
 
@@ -20,7 +20,7 @@ pub(crate) fn are_wanted(arguments: &Arguments) -> bool {
 
 /// Runs a seed, and draws it.
 pub(crate) fn draw(seed: u64, arguments: &Arguments, settings: Settings) -> Result<Outcome, String> {
-    let window = window(arguments.from, arguments.to)?;
+    let window = window(0, arguments.from, arguments.to)?;
     let machines = (1..=MOST_NODES).map(|number| format!("10.0.0.{number}"));
     LogLines::install_recording(machines.fold(Lines::new(), |lines, machine| lines.alias(&machine, TESTER)));
     let recording = Recording::new();
@@ -29,13 +29,15 @@ pub(crate) fn draw(seed: u64, arguments: &Arguments, settings: Settings) -> Resu
     let title = format!("Seed {seed}: {} nodes, {} clients", plan.nodes, plan.clients);
     let finding = outcome.report.finding.clone().map(|finding| (outcome.report.ended_at, finding));
     let picture = Picture { window, ..recording.picture(title, arguments.command(seed), finding) };
-    if arguments.columns {
-        say_part(columns(&picture, arguments.width)).map_err(|unsaid| unsaid.to_string())?;
+    if arguments.columns
+        && let Err(unsaid) = say_part(columns(&picture, arguments.width))
+    {
+        rt::console::end("sim", &unsaid, 1);
     }
     if let Some(file) = &arguments.html {
         let page = html(&picture.title, std::slice::from_ref(&picture));
         page.left_out.iter().for_each(|what| complain(format_args!("sim: {}: {what}", file.display())));
-        trace::write_file(file, page.html.as_bytes()).map_err(|error| format!("{}: {error}", file.display()))?;
+        trace::write_page(file, &page.html).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(outcome)
 }

@@ -4,7 +4,6 @@
 //! that isn't.
 #![expect(clippy::disallowed_types, reason = "the simulator's own lock; it is never held across a switch")]
 
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rt::time::Instant;
@@ -44,17 +43,4 @@ impl Recording {
         let finding = finding.map(|(at, what)| (micros(at), what));
         Picture { title, command, events: trace::merge(events.into_iter().collect()), finding, ..Picture::default() }
     }
-}
-
-/// The times between two numbers of seconds.
-///
-/// # Errors
-/// When there is none.
-pub fn window(from: Option<f64>, to: Option<f64>) -> Result<Option<RangeInclusive<u64>>, String> {
-    if from.is_none() && to.is_none() {
-        return Ok(None);
-    }
-    let at = |seconds: f64| (seconds * 1e6) as u64;
-    let window = from.map_or(0, at)..=to.map_or(u64::MAX, at);
-    if window.is_empty() { Err("--from is behind --to".to_owned()) } else { Ok(Some(window)) }
 }

@@ -1,6 +1,6 @@
 //! A run that is recorded is the run that isn't, and its picture has what happened.
 
-use sim::recording::{Recording, window};
+use sim::recording::Recording;
 use sim::run::{Settings, run_seed};
 use sim::trace::LogLines;
 use trace::{Kind, Lines, columns, html, pairs};
@@ -30,12 +30,4 @@ fn a_recorded_run_is_the_same_run() {
     assert!(found.arrows.iter().all(|arrow| picture.events[arrow.sent].at < picture.events[arrow.received].at));
     assert!(columns(&picture, 120).lines().count() > 5_000);
     assert_eq!(html("", &[picture]).left_out, [] as [&str; 0]);
-}
-
-#[test]
-fn a_window_is_between_two_times() {
-    assert_eq!(window(None, None), Ok(None));
-    assert_eq!(window(Some(1.5), Some(2.0)), Ok(Some(1_500_000..=2_000_000)));
-    assert_eq!(window(None, Some(2.0)), Ok(Some(0..=2_000_000)));
-    assert!(window(Some(2.0), Some(1.0)).is_err());
 }

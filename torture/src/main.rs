@@ -30,15 +30,10 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
-use rt::console::{UNREAD, complain};
 
 use checks::Setup;
 use cluster::Program;
 use processes::{Trouble, os, trouble};
-
-const FAILED: i32 = 1;
-/// As of a shell: 128 and SIGINT.
-const INTERRUPTED: i32 = 130;
 
 /// Breaks real lock services and looks at what their clients see.
 #[derive(Parser, Debug)]
@@ -102,15 +97,20 @@ struct Service {
 
 fn main() {
     let status = match Arguments::parse().command {
-        Command::CounterNode { first, me } => report(counter_node::run(&first, &me).map(|()| true).map_err(Into::into)),
+        Command::CounterNode { first, me } => {
+            trouble::exit_status("torture", counter_node::run(&first, &me).map(|()| true).map_err(Into::into))
+        }
         Command::Kills { checks, rounds, service } => {
             set_up();
-            report(setup(&service, rounds).and_then(|setup| checks::run(&setup, &checks)))
+            trouble::exit_status("torture", setup(&service, rounds).and_then(|setup| checks::run(&setup, &checks)))
         }
         Command::Soak { seconds, nodes, service } => {
             set_up();
             let time = Duration::from_secs(seconds);
-            report(setup(&service, None).and_then(|setup| soak::run(&setup.lock_server, usize::from(nodes), time)))
+            trouble::exit_status(
+                "torture",
+                setup(&service, None).and_then(|setup| soak::run(&setup.lock_server, usize::from(nodes), time)),
+            )
         }
     };
     // Threads of clients may still wait for a service that is gone.
@@ -135,21 +135,4 @@ fn setup(service: &Service, rounds: Option<u32>) -> Result<Setup, Trouble> {
         counter_node: Program { path: this, arguments: vec!["counter-node".to_owned()], keep: *keep },
         rounds,
     })
-}
-
-/// The exit status.
-fn report(outcome: Result<bool, Trouble>) -> i32 {
-    match outcome {
-        Ok(true) => 0,
-        Ok(false) => FAILED,
-        Err(Trouble::Failed(what)) => {
-            complain(format_args!("torture: {what}"));
-            FAILED
-        }
-        Err(Trouble::Interrupted) => {
-            complain("torture: interrupted");
-            INTERRUPTED
-        }
-        Err(Trouble::Unread) => UNREAD,
-    }
 }

@@ -1,7 +1,5 @@
 //! A trace for a terminal: a column a node, a line an event.
 
-use std::fmt::Write as _;
-
 use crate::event::Kind;
 use crate::picture::{Layout, Picture, is_heartbeat, short_names};
 
@@ -9,16 +7,18 @@ use crate::picture::{Layout, Picture, is_heartbeat, short_names};
 const LEAST_COLUMN: usize = 9;
 /// The time's column: seconds with six decimals, and two blanks.
 const TIME: usize = 14;
+/// Nothing is this wide.
+const MOST_WIDTH: usize = 10_000;
 
 /// The lines of a picture, each at most `width` characters long, if there is room for all columns. Heartbeats are left out.
 pub fn columns(picture: &Picture, width: usize) -> String {
+    let width = width.min(MOST_WIDTH);
     let layout = Layout::new(picture, usize::MAX);
     let names = short_names(&layout.lanes);
     let column = (width.saturating_sub(TIME) / names.len().max(1)).max(LEAST_COLUMN);
     let mut text = String::new();
     for (short, name) in names.iter().zip(&layout.lanes).filter(|(short, name)| short != name) {
-        // Writing to a string can't fail.
-        let _ = writeln!(text, "{short} is {name}");
+        push_line(&mut text, &format!("{short} is {name}"));
     }
     let heads: String = names.iter().map(|name| cell(name, column)).collect();
     push_line(&mut text, &format!("{:>12}  {heads}", "seconds"));
@@ -58,7 +58,6 @@ pub fn columns(picture: &Picture, width: usize) -> String {
             Some(lane) => {
                 let blank = " ".repeat(lane * column);
                 // A line has one event: what is to the right of it is empty.
-                // A line has one event: what is to the right of it is empty.
                 let room = width.saturating_sub(TIME + lane * column).max(LEAST_COLUMN);
                 push_line(&mut text, &format!("{time}  {blank}{}", cut(&said, room)));
             }
@@ -69,7 +68,7 @@ pub fn columns(picture: &Picture, width: usize) -> String {
         push_line(&mut text, &cut(&format!("{}  FOUND: {what}", time(*at, picture.zero)), width));
     }
     if heartbeats > 0 {
-        let _ = writeln!(text, "{heartbeats} events of heartbeats are left out");
+        push_line(&mut text, &format!("{heartbeats} events of heartbeats are left out"));
     }
     text
 }
@@ -81,11 +80,12 @@ fn time(at: u64, zero: u64) -> String {
 /// A text without what all nodes' names have in common.
 fn shorten(text: &str, lanes: &[String], names: &[String]) -> String {
     let changed = lanes.iter().zip(names).filter(|(lane, name)| lane != name);
-    changed.fold(text.replace('\n', " "), |text, (lane, name)| text.replace(lane.as_str(), name))
+    changed.fold(text.to_owned(), |text, (lane, name)| text.replace(lane.as_str(), name))
 }
 
 fn push_line(text: &mut String, line: &str) {
-    text.push_str(line.trim_end());
+    // A terminal obeys control characters.
+    text.extend(line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }));
     text.push('\n');
 }
 
@@ -126,6 +126,18 @@ mod tests {
         }
         assert!(columns(&small(), 1).lines().count() > 10);
         assert_eq!(columns(&Picture::default(), 80), "     seconds\n");
+    }
+
+    #[test]
+    fn no_control_characters_and_no_width_trouble_a_terminal() {
+        let evil = "a\u{1b}[2Jb\nc\rd\u{7}";
+        let events = vec![Event::new(1, evil, Kind::Note, evil), Event::new(2, "", Kind::Fault, evil)];
+        let picture = Picture { events, finding: Some((2, evil.into())), ..Picture::default() };
+        for width in [0, 80, 70_000, usize::MAX] {
+            let text = columns(&picture, width);
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+            assert_eq!(text.lines().count(), 4);
+        }
     }
 
     #[test]

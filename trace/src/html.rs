@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::event::Kind;
 use crate::picture::{Layout, MAX_EVENTS, Means, Picture, short_names};
+use crate::reader::PAGE;
 
 const STYLE: &str = include_str!("page/page.css");
 const BODY: &str = include_str!("page/body.html");
@@ -39,7 +40,7 @@ pub fn html(title: &str, pictures: &[Picture]) -> Page {
     let title = escape_text(title);
     let scripts = SCRIPTS.join("\n");
     let html = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "{PAGE}\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n\
          {BODY}<script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n\"use strict\";\n{scripts}</script>\n\

@@ -26,6 +26,23 @@ pub struct Picture {
     pub finding: Option<(u64, String)>,
 }
 
+/// The times between two numbers of seconds after `zero`; `None`: all.
+///
+/// # Errors
+/// When there is none.
+pub fn window(zero: u64, from: Option<f64>, to: Option<f64>) -> Result<Option<RangeInclusive<u64>>, String> {
+    if from.is_none() && to.is_none() {
+        return Ok(None);
+    }
+    let at = |seconds: f64| zero.saturating_add((seconds * 1e6) as u64);
+    let window = from.map_or(0, at)..=to.map_or(u64::MAX, at);
+    if window.is_empty() {
+        Err("--from is later than --to: nothing is between them".to_owned())
+    } else {
+        Ok(Some(window))
+    }
+}
+
 /// What a bar along a lane means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Means {
@@ -68,6 +85,8 @@ pub(crate) fn is_heartbeat(event: &Event) -> bool {
 impl Layout {
     pub(crate) fn new(picture: &Picture, most: usize) -> Layout {
         let mut events = picture.events.clone();
+        // Messages have two ends; what says otherwise is no arrow, and no mark.
+        events.retain(|event| !event.kind.is_message() || !event.node.is_empty());
         say_what_replies_answer(&mut events);
         let all = pairs(&events);
         let lanes = lanes(&events);
@@ -326,6 +345,22 @@ mod tests {
         assert_eq!(layout.events.iter().map(|e| e.at).collect::<Vec<_>>(), [4, 6]);
         assert_eq!((layout.pairs.arrows.len(), layout.span), (1, (5, 6)));
         assert_eq!(layout.bars.len(), 2);
+    }
+
+    #[test]
+    fn a_window_is_between_two_times() {
+        assert_eq!(window(0, None, None), Ok(None));
+        assert_eq!(window(0, Some(1.5), Some(2.0)), Ok(Some(1_500_000..=2_000_000)));
+        assert_eq!(window(7, Some(1.5), None), Ok(Some(1_500_007..=u64::MAX)));
+        assert_eq!(window(7, None, Some(2.0)), Ok(Some(0..=2_000_007)));
+        assert!(window(0, Some(2.0), Some(1.0)).is_err());
+    }
+
+    #[test]
+    fn a_message_without_a_node_is_not_shown() {
+        let events = vec![message(1, "", Kind::Sent, "m", "x"), message(2, "A", Kind::Received, "m", "x")];
+        let layout = Layout::new(&Picture { events, ..Picture::default() }, MAX_EVENTS);
+        assert_eq!((layout.events.len(), layout.pairs.unsent.len()), (1, 1));
     }
 
     #[test]

@@ -74,20 +74,24 @@ pub fn to_lines(events: &[Event]) -> String {
     lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
-/// Writes a whole file, in the place of one that is there. What fails leaves that one as it was.
+/// What each page begins with, and no trace.
+pub(crate) const PAGE: &str = "<!DOCTYPE html>";
+
+/// Writes a page to a file, in the place of a page that is there.
 ///
 /// # Errors
-/// What the operating system says.
-pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    match rt::fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// When something else is there: a trace that was named by mistake isn't lost. Else what the operating system says.
+pub fn write_page(path: &Path, html: &str) -> io::Result<()> {
+    let mut file = rt::fs::File::append(path)?;
+    // A device or a pipe takes what it is given.
+    if rt::fs::is_file(path)? {
+        let there = rt::fs::read(path)?;
+        if !there.is_empty() && !there.starts_with(PAGE.as_bytes()) {
+            return Err(io::Error::other("this is no page, and would be lost: name another file, or remove it"));
+        }
+        file.set_len(0)?;
     }
-    rt::fs::File::create_new(&fresh)?.write_all(bytes)?;
-    rt::fs::rename(&fresh, path)
+    file.write_all(html.as_bytes())
 }
 
 #[cfg(test)]
@@ -105,6 +109,20 @@ mod tests {
         (sent.kind, sent.message, sent.peer) = (Kind::Sent, Some("1.2".to_owned()), Some("B".to_owned()));
         let events = vec![event(1, ""), sent];
         assert_eq!(parse(to_lines(&events).as_bytes()), Ok(events));
+    }
+
+    #[test]
+    fn a_page_replaces_a_page_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_page(&path, "<!DOCTYPE html>long").unwrap();
+        write_page(&path, "<!DOCTYPE html>").unwrap();
+        assert_eq!(rt::fs::read(&path).unwrap(), b"<!DOCTYPE html>");
+        let trace = folder.path().join("trace");
+        rt::fs::File::append(&trace).unwrap().write_all(b"{}\n").unwrap();
+        assert!(write_page(&trace, "<!DOCTYPE html>").unwrap_err().to_string().contains("name another file"));
+        assert_eq!(rt::fs::read(&trace).unwrap(), b"{}\n");
+        assert!(write_page(folder.path(), "").is_err());
     }
 
     #[test]

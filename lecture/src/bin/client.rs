@@ -1,20 +1,20 @@
 //! The bank's client (the lecture's `client.py`).
 
 mod common;
+#[path = "common/work.rs"]
+mod work;
 
 use std::error::Error;
-use std::time::Duration;
 
 use clap::Parser;
-use lecture::bank::Op;
-use lecture::client::{Heard, Options, To, operations, run};
+use lecture::client::{Heard, Options, To, run};
 use lecture::peers::Peers;
-use processes::os::interrupted;
 use rt::console::{Unsaid, say};
 use tracing_subscriber::filter::LevelFilter;
 use yfs_rpc::PollMgr;
 
 use common::{Common, FAILED, node_name};
+use work::Work;
 
 /// Exit status if servers answered differently.
 const DIFFERENT: i32 = 3;
@@ -45,25 +45,8 @@ struct Arguments {
     #[arg(long)]
     turn: bool,
 
-    /// Send these operations, one after the other, and none at random.
-    #[arg(long = "do", value_name = "OPERATION", conflicts_with_all = ["ops", "seed", "bonus"])]
-    operations: Vec<Op>,
-
-    /// End after so many operations.
-    #[arg(long, value_name = "N")]
-    ops: Option<usize>,
-
-    /// Rest so long after each operation.
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    pause: u64,
-
-    /// What the operations follow from [default: drawn].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Have some operations whose outcome is left to chance.
-    #[arg(long)]
-    bonus: bool,
+    #[command(flatten)]
+    work: Work,
 
     /// Say only what is out of the ordinary, and the totals.
     #[arg(long)]
@@ -85,31 +68,26 @@ fn main() {
 
 /// Gives the exit status.
 fn send(arguments: Arguments) -> Result<i32, Box<dyn Error>> {
-    let Arguments { servers, turn, operations: given, ops, pause, seed, bonus, quiet, cut, .. } = arguments;
-    let seed = seed.unwrap_or_else(rt::random::u64);
-    let peers = Peers::new(&PollMgr::shared(), &format!("client {seed}"));
+    let Arguments { servers, turn, work, quiet, cut, .. } = arguments;
+    common::ensure_distinct::<Arguments>("client", &servers);
+    let peers = Peers::new(&PollMgr::shared(), "client");
     if !cut.is_empty() {
         peers.cut(cut);
     }
-    let (to, pause) = (if turn { To::One } else { To::All }, Duration::from_millis(pause));
-    let pause = if given.is_empty() { pause } else { Duration::ZERO };
-    let options = Options { servers, to, pause };
+    let options = Options { servers, to: if turn { To::One } else { To::All } };
     let hear = |heard: Heard| match heard {
         Heard::Agreed { .. } if quiet => Ok(()),
         heard => say(heard),
     };
-    let totals = if given.is_empty() {
-        let operations = operations(seed, bonus).take(ops.unwrap_or(usize::MAX));
-        let totals = run::<Unsaid>(&peers, &options, operations, interrupted, hear)?;
+    let named = work.named();
+    let totals = run::<Unsaid>(&peers, &options, work.operations(), hear)?;
+    if named == 0 {
         say(totals)?;
-        totals
-    } else {
-        run::<Unsaid>(&peers, &options, given.iter().cloned(), interrupted, hear)?
-    };
+    }
     if totals.differing > 0 {
         return Ok(DIFFERENT);
     }
-    let undone = !given.is_empty() && totals.answered < given.len() as u64;
+    let undone = totals.answered < named as u64;
     if totals.deserted {
         return Err("no server answers: start one, or name others".into());
     }

@@ -23,7 +23,9 @@ Example:
   client 5099
 
 An operation is answered when a majority of the servers has executed it; of two servers that is both: with one dead it
-stops, says so, and goes on when the server is back. It runs until Ctrl-C.
+stops, says so, and goes on when the server is back. A server that lacks the last operation is sent it. If one lacks more
+(its file was lost), it stays stopped: stop the servers, copy the longest file over that one's file, start them again. It
+runs until Ctrl-C.
 
 Exit status: 0 after Ctrl-C, 1 if the port can't be used, 2 after a wrong command line."
 )]
@@ -56,6 +58,7 @@ fn main() {
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { port: name, servers, alone, test, .. } = arguments;
+    common::ensure_distinct::<Arguments>("coord", &[std::slice::from_ref(&name), &*servers].concat());
     let coord = Coord::start(&PollMgr::shared(), Options { name, servers, alone, test })?;
     common::serve(|| None)?;
     coord.shutdown();

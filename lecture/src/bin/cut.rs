@@ -10,7 +10,7 @@ use lecture::peers::Peers;
 use lecture::protocol::CUT;
 use rt::console::say;
 use tracing_subscriber::filter::LevelFilter;
-use yfs_rpc::PollMgr;
+use yfs_rpc::{CallError, PollMgr};
 
 use common::{Common, node_name};
 
@@ -49,7 +49,13 @@ fn main() {
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { node, others, .. } = arguments;
     let peers = Peers::new(&PollMgr::shared(), "cut");
-    peers.call(&node, CUT, (others.clone(),), PATIENCE).map_err(|e| format!("{node}: {e}"))?;
+    peers.call(&node, CUT, (others.clone(),), PATIENCE).map_err(|error| {
+        let advice = match error {
+            CallError::UnmarshalArgs => "start it with --test",
+            _ => "check that it runs, and its port",
+        };
+        format!("{node}: {error}: {advice}")
+    })?;
     match &*others.join(", ") {
         "" => say(format_args!("{node} reaches everybody"))?,
         others => say(format_args!("{node} doesn't reach {others}"))?,

@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use lecture::file::advised;
 use lecture::story::{STEPS, Stage};
 use processes::os;
-use processes::trouble::Trouble;
-use rt::console::{UNREAD, complain, say};
+use processes::trouble::{Trouble, exit_status};
+use rt::console::{complain, say};
 use rt::fs;
-
-const FAILED: i32 = 1;
-/// As of a shell: 128 and SIGINT.
-const INTERRUPTED: i32 = 130;
 
 /// Shows the lecture's story step by step: what to expect, what is typed, what happens, and whether it is as expected.
 #[derive(Parser, Debug)]
@@ -41,20 +38,7 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     os::catch_interrupts();
-    let status = match run(&arguments) {
-        Ok(true) => 0,
-        Ok(false) => FAILED,
-        Err(Trouble::Failed(what)) => {
-            complain(format_args!("lecture: {what}"));
-            FAILED
-        }
-        Err(Trouble::Interrupted) => {
-            complain("lecture: interrupted");
-            INTERRUPTED
-        }
-        Err(Trouble::Unread) => UNREAD,
-    };
-    rt::process::exit(status)
+    rt::process::exit(exit_status("lecture", run(&arguments)))
 }
 
 fn run(arguments: &Arguments) -> Result<bool, Trouble> {
@@ -68,7 +52,8 @@ fn run(arguments: &Arguments) -> Result<bool, Trouble> {
             if !fs::list(folder).map_err(no_folder)?.is_empty() {
                 return Err(Trouble::Failed(format!("{} is not empty: name another folder", folder.display())));
             }
-            folder.clone()
+            // The programs run in folders of their own.
+            std::path::absolute(folder).map_err(no_folder)?
         }
     };
     if let Some(file) = &arguments.html {
@@ -110,9 +95,9 @@ fn run(arguments: &Arguments) -> Result<bool, Trouble> {
 }
 
 fn write(file: &Path, page: &str) -> Result<(), Trouble> {
-    Ok(trace::write_file(file, page.as_bytes()).map_err(|e| format!("{}: {e}", file.display()))?)
+    Ok(trace::write_page(file, page).map_err(|e| format!("{}: {}", file.display(), advised(&e)))?)
 }
 
 fn no_folder(error: std::io::Error) -> Trouble {
-    Trouble::Failed(format!("no folder for the programs' files: {error}"))
+    Trouble::Failed(format!("no folder for the programs' files: {}", advised(&error)))
 }

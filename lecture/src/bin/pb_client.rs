@@ -1,13 +1,14 @@
 //! The client of the bank's server with a backup.
 
 mod common;
+#[path = "common/work.rs"]
+mod work;
 
 use std::error::Error;
 use std::time::Duration;
 
 use clap::Parser;
 use lecture::bank::Op;
-use lecture::client::operations;
 use lecture::pb_client::{Answered, PbClient};
 use lecture::peers::Peers;
 use processes::os::interrupted;
@@ -16,6 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 use yfs_rpc::PollMgr;
 
 use common::{Common, FAILED, node_name};
+use work::{LONGEST_MS, Work};
 
 /// Asks the view server for the primary and sends it operations until Ctrl-C; on an error or without an answer it asks again
 /// and sends again.
@@ -37,29 +39,12 @@ struct Arguments {
     #[arg(value_name = "VIEWSERVER", value_parser = node_name)]
     view_server: String,
 
-    /// Send these operations, one after the other, and none at random.
-    #[arg(long = "do", value_name = "OPERATION", conflicts_with_all = ["ops", "seed", "bonus"])]
-    operations: Vec<Op>,
-
-    /// End after so many operations.
-    #[arg(long, value_name = "N")]
-    ops: Option<usize>,
-
-    /// Rest so long after each operation.
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    pause: u64,
+    #[command(flatten)]
+    work: Work,
 
     /// Give an operation up after so long.
-    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=LONGEST_MS))]
     within: u64,
-
-    /// What the operations follow from [default: drawn].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Have some operations whose outcome is left to chance.
-    #[arg(long)]
-    bonus: bool,
 
     #[command(flatten)]
     common: Common,
@@ -73,9 +58,9 @@ fn main() {
 
 /// Gives the exit status.
 fn run(arguments: Arguments) -> Result<i32, Box<dyn Error>> {
-    let Arguments { view_server, operations: given, ops, pause, within, seed, bonus, .. } = arguments;
+    let Arguments { view_server, work, within, .. } = arguments;
     let mut client = PbClient::new(Peers::new(&PollMgr::shared(), "client"), &view_server).until(interrupted);
-    let (within, pause) = (Duration::from_millis(within), Duration::from_millis(pause));
+    let (within, is_drawn) = (Duration::from_millis(within), work.named() == 0);
     let (mut count, mut answered, mut again, mut view) = (0_u64, 0_u64, 0_u64, 0);
     let mut send = |op: Op| -> Result<(), Box<dyn Error>> {
         count += 1;
@@ -94,20 +79,10 @@ fn run(arguments: Arguments) -> Result<i32, Box<dyn Error>> {
         }
         Ok(())
     };
-    let at_random = given.is_empty();
-    if at_random {
-        let seed = seed.unwrap_or_else(rt::random::u64);
-        for op in operations(seed, bonus).take(ops.unwrap_or(usize::MAX)) {
-            if interrupted() {
-                break;
-            }
-            send(op)?;
-            rt::time::sleep(pause);
-        }
-    } else {
-        given.into_iter().take_while(|_| !interrupted()).try_for_each(send)?;
+    for op in work.operations() {
+        send(op)?;
     }
-    if at_random {
+    if is_drawn {
         say(format_args!("{count} operations, {answered} answered, {again} of them sent more than once"))?;
     }
     Ok(if answered == count { 0 } else { FAILED })

@@ -28,7 +28,10 @@ Example:
 
 Each line of the file is an operation: its number, what it was, what was answered, and the accounts after it. The file is to
 be looked at: a server that is started again begins with nothing and an empty file, and fetches the complete state when it
-becomes the backup. It runs until Ctrl-C.
+becomes the backup. If the view server was started again, all servers have to be, and what they have is lost.
+
+The bank holds 100 accounts, whose names are 1 to 32 letters a-z, A-Z and digits, and no more than 18446744073709551615 in
+each. After 20000 operations the log is full, and the server refuses. It runs until Ctrl-C.
 
 Exit status: 0 after Ctrl-C, 1 if the file or the port can't be used, 2 after a wrong command line."
 )]
@@ -45,7 +48,7 @@ struct Arguments {
     #[arg(value_name = "VIEWSERVER", value_parser = node_name)]
     view_server: String,
 
-    /// How often it pings: as the view server was told.
+    /// How often it pings: as the view server was told, which otherwise takes it for dead again and again.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     interval: u64,
 

@@ -1,21 +1,24 @@
 //! The client of the bank on yfs-rsm.
 
 mod common;
+#[path = "common/work.rs"]
+mod work;
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use lecture::bank::Op;
-use lecture::client::operations;
 use lecture::rsm_bank::{ACCOUNTS, call};
-use processes::os::interrupted;
 use rt::console::say;
 use rt::time::now;
 use tracing_subscriber::filter::LevelFilter;
-use yfs_rsm::RsmClient;
+use yfs_rsm::{RsmClient, RsmClientError};
 
 use common::{Common, FAILED, node_name};
+use work::{LONGEST_MS, Work};
 
 /// After Ctrl-C the last answer may take so long.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
@@ -41,33 +44,16 @@ struct Arguments {
     #[arg(value_name = "SERVER", required = true, value_parser = node_name)]
     servers: Vec<String>,
 
-    /// Send these operations, one after the other, and none at random.
-    #[arg(long = "do", value_name = "OPERATION", conflicts_with_all = ["ops", "seed", "bonus"])]
-    operations: Vec<Op>,
-
     /// Show all accounts, at the end.
     #[arg(long)]
     accounts: bool,
 
-    /// End after so many operations.
-    #[arg(long, value_name = "N")]
-    ops: Option<usize>,
-
-    /// Rest so long after each operation.
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    pause: u64,
+    #[command(flatten)]
+    work: Work,
 
     /// Give an operation up after so long.
-    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=LONGEST_MS))]
     within: u64,
-
-    /// What the operations follow from [default: drawn].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Have some operations whose outcome is left to chance.
-    #[arg(long)]
-    bonus: bool,
 
     #[command(flatten)]
     common: Common,
@@ -76,7 +62,9 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     arguments.common.set_up("rsm_client", None, LevelFilter::OFF);
-    let work = move || common::end("rsm_client", run(arguments));
+    let outstanding = Arc::new(AtomicBool::new(false));
+    let noted = outstanding.clone();
+    let work = move || common::end("rsm_client", run(arguments, &noted));
     let ended = match rt::thread::spawn("rsm_client.operations", work) {
         Ok(operations) => common::serve(|| None).map(|()| {
             // It ends the process.
@@ -84,20 +72,26 @@ fn main() {
         }),
         Err(error) => Err(format!("no thread: {error}").into()),
     };
-    let ended =
-        ended.and_then(|()| Err("no answer to the last operation: it may have been executed, or may yet be".into()));
-    common::end("rsm_client", ended);
+    let unanswered = if outstanding.load(Ordering::Relaxed) {
+        "no answer to the last operation: it may have been executed, or may yet be"
+    } else {
+        "interrupted: no primary has answered yet"
+    };
+    common::end("rsm_client", ended.and_then(|()| Err(unanswered.into())));
 }
 
-/// Gives the exit status.
-fn run(arguments: Arguments) -> Result<i32, Box<dyn Error>> {
-    let Arguments { servers, operations: given, accounts, ops, pause, within, seed, bonus, .. } = arguments;
-    let (within, pause) = (Duration::from_millis(within), Duration::from_millis(pause));
-    let client = RsmClient::connect(&servers, within)?;
+/// Gives the exit status. Notes whether an operation is outstanding.
+fn run(arguments: Arguments, outstanding: &AtomicBool) -> Result<i32, Box<dyn Error>> {
+    let Arguments { servers, work, accounts, within, .. } = arguments;
+    let (within, named) = (Duration::from_millis(within), work.named());
+    let client = RsmClient::connect(&servers, within).map_err(unreached)?;
     let (mut count, mut answered, mut primary) = (0_u64, 0_u64, None);
     let mut send = |op: Op| -> Result<(), Box<dyn Error>> {
         count += 1;
-        match call(&client, op.clone(), within) {
+        outstanding.store(true, Ordering::Relaxed);
+        let outcome = call(&client, op.clone(), within);
+        outstanding.store(false, Ordering::Relaxed);
+        match outcome {
             Ok(answer) => {
                 if client.primary() != primary {
                     primary = client.primary();
@@ -110,25 +104,26 @@ fn run(arguments: Arguments) -> Result<i32, Box<dyn Error>> {
         }
         Ok(())
     };
-    let at_random = given.is_empty() && !accounts;
-    if at_random {
-        let seed = seed.unwrap_or_else(rt::random::u64);
-        for op in operations(seed, bonus).take(ops.unwrap_or(usize::MAX)) {
-            if interrupted() {
-                break;
-            }
-            send(op)?;
-            rt::time::sleep(pause);
-        }
-    } else {
-        given.into_iter().take_while(|_| !interrupted()).try_for_each(send)?;
+    let most = if accounts { named } else { usize::MAX };
+    for op in work.operations().take(most) {
+        send(op)?;
     }
-    if at_random {
+    if named == 0 && !accounts {
         say(format_args!("{count} operations, {answered} answered"))?;
     }
     if accounts {
-        let (_, (operations, accounts)) = client.call(ACCOUNTS, (), within)?;
+        let (_, (operations, accounts)) = client.call(ACCOUNTS, (), within).map_err(unreached)?;
         say(format_args!("after {operations} operations: {accounts}"))?;
     }
     Ok(if answered == count { 0 } else { FAILED })
+}
+
+/// Says what to do if nobody could be asked.
+fn unreached(error: RsmClientError) -> Box<dyn Error> {
+    match error {
+        RsmClientError::Unreachable => {
+            "no primary could be reached: check that most of the replicas run, and that one that runs is named".into()
+        }
+        other => other.into(),
+    }
 }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use clap::Parser;
+use lecture::file::advised;
 use lecture::rsm_bank;
 use tracing_subscriber::filter::LevelFilter;
 use yfs_rsm::Options;
@@ -57,9 +58,9 @@ fn main() {
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { first, me, also, dir, .. } = arguments;
-    rt::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    rt::fs::create_dir_all(&dir).map_err(|e| format!("{}: {}", dir.display(), advised(&e)))?;
     tracing::info!(node = me.as_str(), kind = "start", first, "replica");
-    let rsm = rsm_bank::start(Options { also, dir, ..Options::new(&first, &me) })?;
+    let rsm = rsm_bank::start(Options { also, dir, ..Options::new(&first, &me) }).map_err(|e| e.explain())?;
     common::serve(|| None)?;
     rsm.shutdown();
     Ok(())

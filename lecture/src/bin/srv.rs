@@ -23,7 +23,10 @@ Example:
   cat /tmp/a
 
 Each line of the file is an operation: its number, what it was, what was answered, and the accounts after it. A server that
-is started again goes on where its file ends. It runs until Ctrl-C.
+is started again goes on where its file ends.
+
+The bank holds 100 accounts, whose names are 1 to 32 letters a-z, A-Z and digits, and no more than 18446744073709551615 in
+each. It runs until Ctrl-C.
 
 Exit status: 0 after Ctrl-C, 1 if the file or the port can't be used, 2 after a wrong command line."
 )]

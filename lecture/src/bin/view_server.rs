@@ -27,7 +27,9 @@ Example:
 
 The first view is formed when a server that lives would have pinged. A server that missed its pings is dead, one ping makes
 it live again; servers that are neither primary nor backup replace a backup. What it knows is on no disk: started again it
-forms no view for servers that have been in one, and all of them have to be started again. It runs until Ctrl-C.
+doesn't know who has what was acknowledged. It seats no server that has been in a view before, and forms no view while it
+hears one: stop all servers, then start them again, and the bank begins anew. If it hears none, as it is cut off from them,
+it forms a view of those that it hears, and there are two banks. It runs until Ctrl-C.
 
 Exit status: 0 after Ctrl-C, 1 if the port can't be used, 2 after a wrong command line."
 )]
@@ -40,7 +42,7 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pings: u32,
 
-    /// How often servers ping; they have to be told the same.
+    /// How often servers ping; they have to be told the same. One that pings slower is dead again and again.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     interval: u64,
 

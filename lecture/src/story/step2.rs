@@ -9,8 +9,8 @@ pub(super) const STEP: Step = Step {
     title: "the strawman: two servers, and clients that send to both",
     expect: "\
 With one client the files are the same, and one server may die. With two clients their operations reach the servers in
-different orders: answers differ, and as soon as one server refuses what the other executes, so do the accounts, for ever. And an operation that isn't deterministic goes wrong
-with a single client: each server draws a bonus of its own.",
+different orders: answers differ, and as soon as one server refuses what the other executes, so do the accounts, for ever.
+And an operation that isn't deterministic goes wrong with a single client: each server draws a bonus of its own.",
     run,
 };
 

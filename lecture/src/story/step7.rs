@@ -13,8 +13,9 @@ pub(super) const STEP: Step = Step {
     expect: "\
 The view server is one machine. Without it the servers go on in their view, for clients that know it; a new client finds
 nobody. Then a server dies, and nothing moves any more, though the other one lives and has everything. Started again the view
-server has forgotten its views, and must not begin new ones: it doesn't know who has the state. It can't be simply doubled
-either: two of them could disagree, which is where step 4 began.",
+server has forgotten its views, and must not begin new ones: it doesn't know who has the state. Only when the servers are
+started again, and have nothing, it forms a view: what was acknowledged is lost. It can't be simply doubled either: two of
+them could disagree, which is where step 4 began.",
     run,
 };
 
@@ -49,6 +50,13 @@ fn run(stage: &mut Stage) -> Result<(), Trouble> {
     stage.claim(
         "it has forgotten its views, and forms none",
         status == 1 && !stage.output(again).contains("view 1: "),
+    )?;
+    stage.kill(two)?;
+    timeline::servers(stage, &(again, views.1.clone()), ["a", "b"], &[])?;
+    let (status, answer) = stage.run("pb_client", &other)?;
+    stage.claim(
+        "the servers are started again: the bank begins anew, with nothing",
+        status == 0 && answer.contains("-> 0"),
     )?;
     stage.note("who knows the views has to be more than one machine, and these have to agree: Paxos, step 8")
 }

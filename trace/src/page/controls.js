@@ -221,7 +221,7 @@ function listen() {
     key.preventDefault();
   });
   const KEYS = {
-    "+": () => zoom(.6), "=": () => zoom(.6), "-": () => zoom(1 / .6), "0": () => look(...whole()),
+    "+": () => zoom(.6), "=": () => zoom(.6), "-": () => zoom(1 / .6), "0": () => $("fit").click(),
     ArrowUp: () => move(-.12), ArrowDown: () => move(.12), PageUp: () => move(-.85), PageDown: () => move(.85),
     ArrowLeft: () => state.aside -= 60, ArrowRight: () => state.aside += 60,
     Home: () => look(whole()[0], whole()[0] + state.to - state.from), End: () => look(whole()[1] - state.to + state.from, whole()[1]),

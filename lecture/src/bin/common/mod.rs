@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
+use lecture::file::advised;
 use rt::console::complain;
 use trace::{Lines, Recorder};
 use tracing_subscriber::filter::LevelFilter;
@@ -41,12 +43,13 @@ impl Common {
             None => log.init(),
             Some(file) => {
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-                let lines = Lines::new().of_process(node.unwrap_or(&stem)).describe(lecture::traced::describe);
+                let name = node.unwrap_or(&stem);
+                let lines = Lines::new().of_process(name).alias("client", &stem).describe(lecture::traced::describe);
                 let path = file.display().to_string();
                 let unwritten = move |error: &_| complain(format_args!("{program}: {path}: no longer traced: {error}"));
                 match Recorder::append(file, lines, unwritten) {
                     Ok(recorder) => drop(recorder.beside(log.finish()).install()),
-                    Err(error) => end(program, Err(format!("{}: {error}", file.display()).into())),
+                    Err(error) => end(program, Err(format!("{}: {}", file.display(), advised(&error)).into())),
                 }
             }
         }
@@ -58,6 +61,16 @@ impl Common {
 /// A name of a node, as the command lines have it: `port` or `host:port`.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     yfs_rpc::names::address(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// Ends the program if its command line names a node twice.
+#[allow(dead_code, reason = "not every program is told nodes that must differ")]
+pub(crate) fn ensure_distinct<A: CommandFactory>(program: &'static str, names: &[String]) {
+    let same = |one: &String, other: &String| yfs_rpc::names::address(one) == yfs_rpc::names::address(other);
+    if let Some((_, twice)) = names.iter().enumerate().find(|(at, name)| names[..*at].iter().any(|n| same(n, name))) {
+        let why = format!("{twice} is named twice: each node is a program of its own, with a port of its own");
+        A::command().bin_name(program).error(ErrorKind::ValueValidation, why).exit();
+    }
 }
 
 /// Returns at Ctrl-C, or fails with what `broken` says.
