@@ -144,7 +144,7 @@ impl Config {
 
     /// Whether `name` is known to be no lab node: it has told so when this node's client bound to it.
     pub(crate) fn is_ours(&self, name: &str) -> bool {
-        self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours())
+        self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours() == Some(true))
     }
 
     /// One step of catching up: true if `name` knew the next view.

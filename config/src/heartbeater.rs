@@ -168,7 +168,7 @@ impl Config {
         let peers = self.state.lock().detector.peers();
         for peer in peers {
             let Ok(client) = self.handles.client(&peer) else { continue };
-            let (refused, ours) = (client.refused_since(), client.is_ours());
+            let (refused, ours) = (client.refused_since(), client.is_ours() == Some(true));
             self.state.lock().detector.observe(&peer, refused, ours);
         }
         let due = self.state.lock().detector.to_ping(now());
@@ -231,7 +231,7 @@ impl Config {
     }
 
     fn ponged(&self, peer: &str, asked: ViewId, answer: Result<(i32, i32), CallError>) {
-        let ours = self.handles.client(peer).is_ok_and(|client| client.is_ours());
+        let ours = self.handles.client(peer).is_ok_and(|client| client.is_ours() == Some(true));
         {
             let mut state = self.state.lock();
             match answer {

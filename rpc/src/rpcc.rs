@@ -254,9 +254,13 @@ impl Client {
         }
     }
 
-    /// Whether the server has told at bind that it is one of ours and not one of the lab's. False before the bind.
-    pub fn is_ours(&self) -> bool {
-        matches!(self.0.state.lock().binding, Binding::Bound { ours: true, .. })
+    /// Whether the server has told at bind that it is one of ours and not one of the lab's. `None` before the bind, and as
+    /// soon as the server was replaced: another caller may learn that at any time.
+    pub fn is_ours(&self) -> Option<bool> {
+        match self.0.state.lock().binding {
+            Binding::Bound { ours, .. } => Some(ours),
+            Binding::Unbound | Binding::Asked { .. } | Binding::OldServer => None,
+        }
     }
 
     /// Since when every connection attempt has been refused; `None` after one that succeeded or got no answer.

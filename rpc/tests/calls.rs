@@ -57,9 +57,9 @@ fn calls_are_answered_by_every_kind_of_handler() {
     let parked = parking_lot();
     let server = full_server(Options::default(), &parked);
     let client = client_of(&server);
-    assert!(!client.is_ours());
+    assert_eq!(client.is_ours(), None);
     assert_eq!(client.call(ADD, (1,), PATIENCE), Ok((0, 2)));
-    assert!(client.is_ours());
+    assert_eq!(client.is_ours(), Some(true));
     assert_eq!(client.call(ECHO, ("inline".into(),), PATIENCE), Ok((0, "inline".into())));
     assert_eq!(client.call(FOR_MEMBERS, (3,), PATIENCE), Ok((0, 3)));
     let (done, answered) = count();

@@ -127,7 +127,7 @@ fn lab_server_gets_the_labs_bytes() {
     let server = rt::thread::spawn("strict server", move || serve_strictly(&mut listener.accept())).unwrap();
     let client = Client::new(addr, Options::default());
     client.bind(PATIENCE).unwrap();
-    assert!(!client.is_ours());
+    assert_eq!(client.is_ours(), Some(false));
     assert_eq!(client.call(ADD, (0,), PATIENCE), Ok((0, 1)));
     // Statuses are the protocol's, not ours to understand.
     assert_eq!(client.call(ADD, (3,), PATIENCE), Ok((3, 4)));

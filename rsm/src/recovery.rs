@@ -236,6 +236,6 @@ impl<S: StateMachine> Inner<S> {
     fn is_of_the_lab(&self, name: &str) -> Option<bool> {
         let client = self.handles.client(name).ok()?;
         client.bind(MEMBERS_TIMEOUT).ok()?;
-        Some(!client.is_ours())
+        client.is_ours().map(|ours| !ours)
     }
 }

@@ -282,7 +282,12 @@ impl RsmClient {
         if client.bind(total).is_err() {
             return Try::Elsewhere;
         }
-        let tried = if client.is_ours() { self.try_in_session(&client, call, deadline) } else { Try::NoSession };
+        let tried = match client.is_ours() {
+            // Meanwhile another thread has learnt that the primary was replaced.
+            None => Try::Elsewhere,
+            Some(true) => self.try_in_session(&client, call, deadline),
+            Some(false) => Try::NoSession,
+        };
         match tried {
             Try::NoSession if call.perhaps_in_session => Try::Unknown,
             Try::NoSession => {

@@ -276,7 +276,7 @@ impl<S: StateMachine> Inner<S> {
         let answer = (0..2).find_map(|_| {
             let client = self.handles.client(m).ok()?;
             client.bind(MEMBERS_TIMEOUT).ok()?;
-            if !client.is_ours() {
+            if !client.is_ours()? {
                 // A lab node stops at a heartbeat that is more than one view ahead of a round of its own.
                 return Some(Joiner { asks_removal: true, disk: None, blank: None });
             }

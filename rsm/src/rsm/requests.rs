@@ -271,6 +271,7 @@ impl<S: StateMachine> Inner<S> {
 
     /// Whether the latest view's primary is a node of the lab, as far as is known.
     fn has_lab_primary(&self, replica: &Replica) -> bool {
-        replica.primary().is_some_and(|primary| self.handles.client(primary).is_ok_and(|client| !client.is_ours()))
+        let of_the_lab = |primary| self.handles.client(primary).is_ok_and(|client| client.is_ours() == Some(false));
+        replica.primary().is_some_and(of_the_lab)
     }
 }
