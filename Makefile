@@ -41,7 +41,6 @@ build:
 
 test: build
 	cargo fmt --all --check
-	cargo clippy --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace
 	cargo test
