@@ -7,22 +7,21 @@
     reason = "what a run leaves behind is read after it: its threads keep their locks for ever"
 )]
 
+mod machines;
+
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use lecture::bank::Op;
 use lecture::client::{self, Heard, Options, To, Totals};
 use lecture::coord::{self, Coord};
 use lecture::peers::Peers;
 use lecture::srv::Srv;
-use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now, sleep};
-use sim::kernel::{Kernel, Schedule};
 use sim::net::{Conditions, LinkState, Net};
-use sim::world::World;
 use yfs_rpc::PollMgr;
+
+use machines::{begin, ms, on};
 
 /// The machines of the servers, of the clients; coordinators stand beside the servers.
 const A: &str = "10.0.0.1";
@@ -31,64 +30,28 @@ const ONE: &str = "10.0.1.1";
 const OTHER: &str = "10.0.1.2";
 const COORDINATOR: &str = "10.0.0.9:5099";
 
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
 /// The two servers' files after a run.
 type Files = [Vec<String>; 2];
 
 /// Runs `program` beside the servers A and B, and gives their files.
 fn run(seed: u64, program: impl FnOnce(&Net) + Send + 'static) -> Files {
-    let world = World::new(Kernel::new(seed, Schedule::default(), false));
-    let (kernel, net, disks) = (world.kernel.clone(), world.net.clone(), world.disks.clone());
-    let files = Arc::new(Mutex::new(Files::default()));
-    let out = files.clone();
-    let report = world.run(&Node::new("10.0.9.9"), Instant::from_start(Duration::from_secs(300)), move || {
+    let files = machines::run(seed, |net| {
         let servers = [A, B].map(|host| {
-            start(host, move || Srv::start(&PollMgr::new().unwrap(), &server(host), Path::new("file")).unwrap())
+            on(host, move || Srv::start(&PollMgr::new().unwrap(), &server(host), Path::new("file")).unwrap())
         });
         program(&net);
-        *out.lock().unwrap() = [A, B].map(|host| {
-            let files = disks.files(host.parse().unwrap());
-            let (_, bytes) = files.into_iter().find(|(path, _)| path == Path::new("file")).unwrap();
-            String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
-        });
-        std::mem::forget(servers);
-        kernel.end();
+        (vec![A, B], servers)
     });
-    assert_eq!(report.finding, None, "seed {seed}");
-    std::mem::take(&mut *files.lock().unwrap())
+    files.try_into().unwrap()
 }
 
 fn server(host: &str) -> String {
     format!("{host}:5001")
 }
 
-/// Does something on a machine, to its end.
-fn start<T: Send + 'static>(node: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (thread, result) = begin(node, work);
-    assert!(thread.join_until(Instant::NEVER));
-    let result = result.lock().unwrap().take();
-    result.unwrap()
-}
-
-type Result<T> = Arc<Mutex<Option<T>>>;
-
-/// Begins something on a machine.
-fn begin<T: Send + 'static>(node: &str, work: impl FnOnce() -> T + Send + 'static) -> (JoinHandle, Result<T>) {
-    let result = Arc::new(Mutex::new(None));
-    let place = result.clone();
-    let thread = Node::new(node).spawn("main", move || {
-        let value = work();
-        *place.lock().unwrap() = Some(value);
-    });
-    (thread.unwrap(), result)
-}
-
 fn coordinator(name: &str, servers: [&str; 2], alone: bool) {
     let options = coord::Options { name: name.to_owned(), servers: servers.map(server).to_vec(), alone, test: false };
-    start(name, move || std::mem::forget(Coord::start(&PollMgr::new().unwrap(), options).unwrap()));
+    on(name, move || std::mem::forget(Coord::start(&PollMgr::new().unwrap(), options).unwrap()));
 }
 
 /// What a client did and heard.
@@ -116,7 +79,7 @@ fn client(servers: Vec<String>, to: To, operations: Vec<Op>) -> Sent {
 /// Sends one operation from a machine to both servers: the answers, or what else was heard.
 fn to_both(host: &str, op: &str) -> String {
     let op: Op = op.parse().unwrap();
-    let (_, heard) = start(host, move || client([A, B].map(server).to_vec(), To::All, vec![op]));
+    let (_, heard) = on(host, move || client([A, B].map(server).to_vec(), To::All, vec![op]));
     heard.iter().map(Heard::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -124,7 +87,7 @@ fn to_both(host: &str, op: &str) -> String {
 fn to_one(host: &str, coordinators: [&str; 2], op: &str) -> String {
     let op: Op = op.parse().unwrap();
     let servers = coordinators.map(str::to_owned).to_vec();
-    let (_, heard) = start(host, move || client(servers, To::One, vec![op]));
+    let (_, heard) = on(host, move || client(servers, To::One, vec![op]));
     heard.iter().map(Heard::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -232,8 +195,7 @@ fn step3_the_coordinator_keeps_the_servers_the_same() {
             let sent = two_clients(&[COORDINATOR.to_owned()]);
             assert!(sent.iter().all(|(totals, _)| totals.answered == 60 && totals.differing == 0));
             for _ in 0..4 {
-                let one =
-                    start(ONE, || client(vec![COORDINATOR.to_owned()], To::All, vec!["bonus bob".parse().unwrap()]));
+                let one = on(ONE, || client(vec![COORDINATOR.to_owned()], To::All, vec!["bonus bob".parse().unwrap()]));
                 assert_eq!(one.0.answered, 1);
             }
         });

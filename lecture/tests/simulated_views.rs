@@ -7,8 +7,10 @@
     reason = "what a run leaves behind is read after it: its threads keep their locks for ever"
 )]
 
+mod machines;
+
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,22 +20,17 @@ use lecture::pb_server::{Options, PbServer};
 use lecture::peers::Peers;
 use lecture::view_server::ViewServer;
 use lecture::views::{Role, Settings};
-use rt::thread::{JoinHandle, Node};
-use rt::time::{Instant, now, sleep};
-use sim::kernel::{Kernel, Schedule};
+use rt::time::{now, sleep};
 use sim::net::{LinkState, Net};
-use sim::world::World;
 use yfs_rpc::PollMgr;
+
+use machines::{begin, ms, on};
 
 const VIEW_SERVER: &str = "10.0.0.9:5000";
 const S1: &str = "10.0.0.1:5001";
 const S2: &str = "10.0.0.2:5001";
 const S3: &str = "10.0.0.3:5001";
 const CLIENT: &str = "10.0.1.1";
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 /// What the director has: the network, the view server, the servers.
 struct Director {
@@ -121,47 +118,11 @@ type Files = Vec<Vec<String>>;
 
 /// Runs `program` beside a view server, and gives the files of the servers that have joined.
 fn run(seed: u64, settings: Settings, program: impl FnOnce(&mut Director) + Send + 'static) -> Files {
-    let world = World::new(Kernel::new(seed, Schedule::default(), false));
-    let (kernel, net, disks) = (world.kernel.clone(), world.net.clone(), world.disks.clone());
-    let files = Arc::new(Mutex::new(Files::default()));
-    let out = files.clone();
-    let report = world.run(&Node::new("10.0.9.9"), Instant::from_start(Duration::from_secs(300)), move || {
+    machines::run(seed, move |net| {
         let mut director = Director { net, views: view_server(settings), servers: Vec::new() };
         program(&mut director);
-        *out.lock().unwrap() = [S1, S2, S3][..director.servers.len()]
-            .iter()
-            .map(|name| {
-                let files = disks.files(name.split(':').next().unwrap().parse().unwrap());
-                let (_, bytes) = files.into_iter().find(|(path, _)| path == Path::new("file")).unwrap();
-                String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
-            })
-            .collect();
-        std::mem::forget(director);
-        kernel.end();
-    });
-    assert_eq!(report.finding, None, "seed {seed}");
-    std::mem::take(&mut *files.lock().unwrap())
-}
-
-type Result<T> = Arc<Mutex<Option<T>>>;
-
-/// Begins something on a machine.
-fn begin<T: Send + 'static>(node: &str, work: impl FnOnce() -> T + Send + 'static) -> (JoinHandle, Result<T>) {
-    let result = Arc::new(Mutex::new(None));
-    let place = result.clone();
-    let thread = Node::new(node).spawn("main", move || {
-        let value = work();
-        *place.lock().unwrap() = Some(value);
-    });
-    (thread.unwrap(), result)
-}
-
-/// Does something on a machine, to its end.
-fn on<T: Send + 'static>(node: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (thread, result) = begin(node, work);
-    assert!(thread.join_until(Instant::NEVER));
-    let result = result.lock().unwrap().take();
-    result.unwrap()
+        ([S1, S2, S3][..director.servers.len()].to_vec(), director)
+    })
 }
 
 /// A client that goes on where it stopped.
