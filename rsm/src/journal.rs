@@ -49,22 +49,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rt::fs::{self, File};
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_paxos::DiskId;
 
 use crate::protocol::Viewstamp;
-use format::{Order, Refused, Scan, TooLong, Writer};
+pub use aside::{Aside, clean_up, set_aside};
+use disk::{Disk, exists, read};
+pub use error::JournalError;
+use format::Order;
 
+mod aside;
+mod disk;
+mod error;
 mod format;
 
 const JOURNAL_RANK: Rank = Rank::new(27, "rsm.journal");
 /// A base isn't wanted before so many bytes came after the last one.
 const LEAST_TAIL_BYTES: usize = 1 << 20;
-/// So many files of one name are set aside at most. A run of the lab's tester, which removes Paxos logs only, makes 16.
-const MAX_ASIDE: usize = 100;
 /// Up to so many percent more come before one, by the node's name: all members get the same requests, and shouldn't all
 /// write their states at the same one.
 const MOST_TAIL_PERCENT: u32 = 50;
@@ -72,75 +75,6 @@ const MOST_TAIL_PERCENT: u32 = 50;
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// A disk that hasn't got on for so long can't keep up, either.
 const SLOW_DISK: Duration = Duration::from_secs(1);
-/// What is written at once, and what is synced at once.
-const CHUNK_BYTES: usize = 1 << 20;
-const CHUNKS_A_SYNC: usize = 16;
-
-/// Why the journal can't be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The operating system refused.
-    #[error("{}: can't {doing} it: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What the operating system said.
-        source: Arc<io::Error>,
-    },
-    /// It isn't what was written.
-    #[error("{}: damaged at byte {offset}: {what}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the frame begins that can't be read, counted from 0.
-        offset: usize,
-        /// What is wrong.
-        what: String,
-    },
-    /// It is no file.
-    #[error("{}: no file, but a folder, a pipe or the like", path.display())]
-    NoFile {
-        /// What lies there.
-        path: PathBuf,
-    },
-    /// Others of its name have been set aside, as many as may be.
-    #[error("{}: can't be set aside: there are {MAX_ASIDE} already", path.display())]
-    Aside {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Another version of this program wrote it.
-    #[error("{}: of format {format}, which this version can't read", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        format: u32,
-    },
-    /// A state, or a request's arguments, can't be written.
-    #[error("{}: {bytes} bytes are too many: a state may have {}, a request {}", path.display(),
-        format::MAX_STATE_BYTES, format::MAX_ARGS_BYTES)]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-        /// How many there are.
-        bytes: usize,
-    },
-    /// Its name has gone, or is another file's: what is written from now on would be lost when the process ends.
-    #[error("{}: removed, or replaced by another file, while the node ran", path.display())]
-    Gone {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It was stopped.
-    #[error("{}: not written any more: the node stops", path.display())]
-    Stopped {
-        /// The file.
-        path: PathBuf,
-    },
-}
 
 /// What is appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -596,177 +530,6 @@ impl Inner {
         self.progress.notify_all();
         result
     }
-}
-
-/// The file, as its only writer has it.
-struct Disk {
-    path: PathBuf,
-    owner: Owner,
-    /// `None` until this process has begun one.
-    generation: Option<Generation>,
-}
-
-struct Generation {
-    file: File,
-    writer: Writer,
-}
-
-impl Disk {
-    /// Writes items and returns when they are on the disk. Says so when it has got on.
-    fn write(&mut self, batch: Vec<Item>, gets_on: &dyn Fn()) -> Result<(), JournalError> {
-        let mut items = batch.into_iter().peekable();
-        if let Some(Item::Base { mark, last, state }) = items.next_if(|item| matches!(item, Item::Base { .. })) {
-            let rest: Vec<Item> = items.collect();
-            self.generation = Some(self.replace(mark, last, state, &rest, gets_on)?);
-            return Ok(());
-        }
-        let path = &self.path;
-        let Generation { file, writer } = self.generation.as_mut().expect("the first item is a base");
-        let bytes = frames(path, writer, Vec::new(), &items.collect::<Vec<_>>())?;
-        write_in_chunks(path, file, &[&bytes], gets_on)
-    }
-
-    /// Puts a new generation in the place of the one before, if any (invariant 4).
-    fn replace(
-        &self,
-        mark: u32,
-        last: Viewstamp,
-        state: Vec<u8>,
-        rest: &[Item],
-        gets_on: &dyn Fn(),
-    ) -> Result<Generation, JournalError> {
-        let path = &self.path;
-        let new = fs::beside(path, ".new");
-        fs::remove_leftover(&new).map_err(io(&new, "remove"))?;
-        let (mut writer, head) = Writer::begin(&self.owner, mark, last, &state).map_err(too_long(path))?;
-        let tail = frames(path, &mut writer, format::end_of_base(), rest)?;
-        let mut file = File::create_new(&new).map_err(io(&new, "open"))?;
-        let written = write_in_chunks(&new, &mut file, &[&head, &state, &tail], gets_on);
-        written.and_then(|()| fs::rename(&new, path).map_err(io(path, "replace"))).inspect_err(|_| {
-            // A full disk needs the room.
-            let _ = fs::remove_file(&new);
-        })?;
-        sync_folder(path)?;
-        Ok(Generation { file, writer })
-    }
-
-    /// Whether the generation still has its name. A folder that can't be looked at proves nothing.
-    fn look(&self) -> Result<(), JournalError> {
-        match &self.generation {
-            Some(generation) if !generation.file.is_at(&self.path).unwrap_or(true) => {
-                Err(JournalError::Gone { path: self.path.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Writes these bytes, one after the other, and returns when all are on the disk.
-fn write_in_chunks(path: &Path, file: &mut File, parts: &[&[u8]], gets_on: &dyn Fn()) -> Result<(), JournalError> {
-    let mut chunks = 0;
-    for chunk in parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
-        file.write_all(chunk).map_err(io(path, "write"))?;
-        gets_on();
-        chunks += 1;
-        if chunks % CHUNKS_A_SYNC == 0 {
-            file.sync_data().map_err(io(path, "sync"))?;
-            gets_on();
-        }
-    }
-    file.sync_data().map_err(io(path, "sync"))
-}
-
-/// Adds the frames of requests and marks to `out`.
-fn frames(path: &Path, writer: &mut Writer, mut out: Vec<u8>, items: &[Item]) -> Result<Vec<u8>, JournalError> {
-    out.reserve_exact(items.iter().map(format::frame_bytes).sum());
-    for item in items {
-        writer.frame(&mut out, item).map_err(too_long(path))?;
-    }
-    Ok(out)
-}
-
-/// What the file at `path` says.
-fn read(path: &Path, me: &str) -> Result<Recovered, JournalError> {
-    // To read a pipe would take for ever.
-    if !fs::is_file(path).map_err(io(path, "look for"))? {
-        return Err(JournalError::NoFile { path: path.to_owned() });
-    }
-    let bytes = fs::read(path).map_err(io(path, "read"))?;
-    let Scan { recovered, keep } = Scan::of(&bytes).map_err(|refused| match refused {
-        Refused::Damaged { offset, what } => JournalError::Damaged { path: path.to_owned(), offset, what },
-        Refused::Format(format) => JournalError::Format { path: path.to_owned(), format },
-    })?;
-    if keep < bytes.len() {
-        let to = bytes.len();
-        tracing::warn!(node = me, file = %path.display(), from = keep, to, "torn end of journal dropped");
-    }
-    Ok(recovered)
-}
-
-/// The journal of an earlier life that was set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aside {
-    /// Where it was.
-    pub from: PathBuf,
-    /// Where it is.
-    pub to: PathBuf,
-    /// The last view in which that node was in sync, and its last request; `None` if the file can't be read.
-    pub said: Option<(u32, Viewstamp)>,
-}
-
-/// Gives the journal of an earlier life of node `me` another name, `rsm-<me>.log.aside`, or `.aside.2` and so on, for
-/// sure: a node without its Paxos log is a new node, whatever its name was used for. `None` if there was none, or one
-/// without a request, which is removed: a first node can end before its first view. `says` is what was read of it.
-///
-/// # Errors
-/// What the operating system says, or if there are too many.
-pub fn set_aside(dir: &Path, me: &str, says: Option<Recovered>) -> Result<Option<Aside>, JournalError> {
-    let path = dir.join(file_name(me));
-    if !exists(&path)? {
-        return Ok(None);
-    }
-    let said = says.map(|recovered| (recovered.mark, recovered.last()));
-    if said.is_some_and(|(_, last)| last == Viewstamp::default()) {
-        fs::remove_file(&path).map_err(io(&path, "remove"))?;
-        sync_folder(&path)?;
-        return Ok(None);
-    }
-    let name = |number| if number == 1 { ".aside".to_owned() } else { format!(".aside.{number}") };
-    for to in (1..=MAX_ASIDE).map(|number| fs::beside(&path, &name(number))) {
-        if !exists(&to)? {
-            fs::rename(&path, &to).map_err(io(&path, "set aside"))?;
-            sync_folder(&path)?;
-            return Ok(Some(Aside { from: path, to, said }));
-        }
-    }
-    Err(JournalError::Aside { path })
-}
-
-/// Removes what a crash has left of a new generation, which may be what fills the disk. The caller has the lock of the
-/// Paxos log.
-///
-/// # Errors
-/// What the operating system says.
-pub fn clean_up(dir: &Path, me: &str) -> Result<(), JournalError> {
-    let new = fs::beside(&dir.join(file_name(me)), ".new");
-    fs::remove_leftover(&new).map_err(io(&new, "remove"))
-}
-
-fn exists(path: &Path) -> Result<bool, JournalError> {
-    fs::exists(path).map_err(io(path, "look for"))
-}
-
-fn sync_folder(path: &Path) -> Result<(), JournalError> {
-    fs::sync_folder_of(path).map_err(io(path, "sync the folder of"))
-}
-
-/// An error of the operating system, about a file.
-fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> JournalError {
-    move |source| JournalError::Io { path: path.to_owned(), doing, source: Arc::new(source) }
-}
-
-fn too_long(path: &Path) -> impl FnOnce(TooLong) -> JournalError {
-    move |TooLong { bytes }| JournalError::TooLong { path: path.to_owned(), bytes }
 }
 
 #[cfg(test)]
