@@ -333,7 +333,7 @@ impl<S: StateMachine> Rsm<S> {
             logged: Position::default(),
             mark: 0,
             foreign: Foreign::default(),
-            joiners: Joiners::default(),
+            joiners: Joiners::new(options.timing.silence_of_lab),
             lab_backups: false,
             left_behind: false,
             outage_due: None,

@@ -29,7 +29,6 @@ pub(crate) trait Partition: Send + Sync {
 #[derive(Default)]
 struct State {
     dopartition: bool,
-    partitioned: bool,
     break1: bool,
     break2: bool,
 }
@@ -58,16 +57,11 @@ impl Switches {
 
     /// Whether the partition is due: after the first backup has answered, once.
     pub(crate) fn partition1(&self) -> bool {
-        let mut state = self.0.lock();
-        let due = std::mem::take(&mut state.dopartition);
-        state.partitioned |= due;
-        due
+        std::mem::take(&mut self.0.lock().dopartition)
     }
 
-    fn net_repair(&self, heal: bool) -> bool {
-        let mut state = self.0.lock();
-        state.dopartition = !heal;
-        heal && std::mem::take(&mut state.partitioned)
+    fn set_partition1(&self, due: bool) {
+        self.0.lock().dopartition = due;
     }
 
     fn breakpointreq(&self, b: i32) {
@@ -98,9 +92,8 @@ pub(crate) fn start(
     server.reg(NET_REPAIR, move |heal: i32| {
         let heal = heal != 0;
         tracing::info!(heal, "net_repair asked for");
-        if of_repair.net_repair(heal)
-            && let Some(node) = of_node.upgrade()
-        {
+        of_repair.set_partition1(!heal);
+        if heal && let Some(node) = of_node.upgrade() {
             node.net_repair(true);
         }
         (TestStatus::OK, 0)

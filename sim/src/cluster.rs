@@ -489,9 +489,9 @@ impl Cluster {
         }
     }
 
-    /// The node stays dead, or not any more.
-    pub fn set_out(&self, member: usize, out: bool) {
-        self.state().members[member].out = out;
+    /// The node stays dead, or not any more. Whether it did before.
+    pub fn set_out(&self, member: usize, out: bool) -> bool {
+        std::mem::replace(&mut self.state().members[member].out, out)
     }
 
     /// The names of the nodes that aren't to stay dead or cut off.

@@ -32,7 +32,7 @@ pub(crate) fn draw(seed: u64, arguments: &Arguments, settings: Settings) -> Resu
     if arguments.columns
         && let Err(unsaid) = say_part(columns(&picture, arguments.width))
     {
-        rt::console::end("sim", &unsaid, 1);
+        rt::console::end("sim", &unsaid, 2);
     }
     if let Some(file) = &arguments.html {
         let page = html(&picture.title, std::slice::from_ref(&picture));

@@ -559,6 +559,8 @@ impl Director {
                     self.cluster.set_out(*member, false);
                     self.cluster.heal_disk(*member);
                     self.cluster.start(*member);
+                    // Its tester may have cut it off late.
+                    repair(&self.cluster, *member);
                 }
                 self.note_well(&well);
             }
@@ -639,11 +641,13 @@ impl Director {
         self.cluster.set_phase(phase);
         self.cluster.world().net.heal_all();
         for member in 0..self.cluster.len() {
-            self.cluster.set_out(member, false);
+            let was_out = self.cluster.set_out(member, false);
             self.cluster.heal_disk(member);
             self.cluster.start(member);
-            // Who hung when a majority was well is still as its tester left it.
-            repair(&self.cluster, member);
+            if was_out {
+                // It is still as its tester left it.
+                repair(&self.cluster, member);
+            }
         }
     }
 

@@ -234,7 +234,7 @@ impl<S: StateMachine> Inner<S> {
             let Some(now) = self.admissible(m) else { return busy };
             (vid, listed) = (now.0, now.1);
         }
-        if !listed && self.is_of_the_lab(m) != Some(false) && last != self.state.lock().replica.last_myvs() {
+        if !listed && joiner.disk.is_none() && last != self.state.lock().replica.last_myvs() {
             tracing::warn!(node = %self.me, src = m, %last, "joinreq: a lab node can't read this service's state, and has \
                 another one: it is not added");
             return busy;
