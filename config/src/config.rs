@@ -236,6 +236,11 @@ impl Config {
         Some((state.views.vid(), state.views.last()?.clone()))
     }
 
+    /// Whether one of the last `views` views has named `m`.
+    pub fn has_named(&self, m: &str, views: usize) -> bool {
+        self.state.lock().views.latest().take(views).any(|view| view.contains(m))
+    }
+
     /// Whether `m` is a member of view `vid`.
     pub fn ismember(&self, m: &str, vid: ViewId) -> bool {
         self.state.lock().views.get(vid).is_some_and(|view| view.contains(m))
@@ -366,7 +371,10 @@ impl Config {
             state.heard = Some((m.to_owned(), vid));
         }
         if state.wants_out(&self.options.me) {
-            return (PaxosStatus::ERR, vid.0.cast_signed());
+            // "Remove me": ERR, and the asker's own number. But one that knows no view says that in any case: it may have
+            // lost its disk (rule 3).
+            let known = mine != ViewId(0) || rt::probe::weakened("S4-blank-is-hidden");
+            return (PaxosStatus::ERR, if known { vid.0.cast_signed() } else { 0 });
         }
         let ok = if vid == mine || !trusted {
             vid == mine

@@ -3,7 +3,8 @@
 //! Pure: events and the time come in, whom to ping and whom to suspect come out.
 //!
 //! Roles are the lab's: the smallest member (by its name as a string) pings all, the others ping the smallest; whoever
-//! the layer above has doubts about ([`FailureDetector::doubt`]) is pinged too.
+//! the layer above has doubts about ([`FailureDetector::doubt`]) is pinged too. And all ping the primary: a service's first
+//! node that lost its disk would begin a second service if nobody spoke to it (S6).
 //!
 //! A member is suspected when, since the first ping that it hasn't answered, it
 //! 1. refuses connections for [`Timing::refused`], or
@@ -92,6 +93,8 @@ pub struct FailureDetector {
     /// The other members of the view; empty if this node isn't one.
     peers: BTreeMap<String, Peer>,
     members: usize,
+    /// The first one of the view.
+    primary: String,
     ticked: Option<Instant>,
     /// This round nobody is suspected.
     late: bool,
@@ -100,13 +103,22 @@ pub struct FailureDetector {
 impl FailureDetector {
     /// Knows nobody yet.
     pub fn new(me: &str, timing: Timing) -> Self {
-        FailureDetector { me: me.to_owned(), timing, peers: BTreeMap::new(), members: 0, ticked: None, late: false }
+        FailureDetector {
+            me: me.to_owned(),
+            timing,
+            peers: BTreeMap::new(),
+            members: 0,
+            primary: String::new(),
+            ticked: None,
+            late: false,
+        }
     }
 
     /// A new view.
     pub fn view_changed(&mut self, members: &[String], now: Instant) {
         let member = members.contains(&self.me);
         let was = std::mem::replace(&mut self.members, if member { members.len() } else { 0 });
+        self.primary = members.first().cloned().unwrap_or_default();
         let mut before = std::mem::take(&mut self.peers);
         // To one that has just become a member itself the others are no newcomers. Those that are in the log at the start
         // are: they may be starting, too.
@@ -144,10 +156,9 @@ impl FailureDetector {
         let smallest = self.peers.keys().next();
         let me_first = smallest.is_none_or(|smallest| self.me < *smallest);
         let due = |peer: &Peer| peer.pinged.is_none_or(|at| now - at >= self.timing.interval);
+        let role = |name: &String| me_first || Some(name) == smallest || *name == self.primary;
         // Whoever owes an answer is asked again, whatever the roles.
-        let mine = |name: &String, peer: &Peer| {
-            me_first || Some(name) == smallest || peer.doubted || peer.waiting_since.is_some()
-        };
+        let mine = |name: &String, peer: &Peer| role(name) || peer.doubted || peer.waiting_since.is_some();
         self.peers
             .iter()
             .filter(|(name, peer)| !peer.outstanding && due(peer) && mine(name, peer))

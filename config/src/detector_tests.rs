@@ -53,8 +53,8 @@ impl World {
 }
 
 #[test]
-fn the_smallest_pings_all_and_the_others_ping_the_smallest() {
-    for (me, pings) in [("10", vec!["20", "30", "9"]), ("20", vec!["10"]), ("9", vec!["10"])] {
+fn the_smallest_pings_all_and_the_others_ping_the_smallest_and_the_primary() {
+    for (me, pings) in [("10", vec!["20", "30", "9"]), ("20", vec!["10"]), ("9", vec!["10", "20"])] {
         let world = World::new(me, &["20", "10", "9", "30"]);
         assert_eq!(world.detector.to_ping(world.now()), pings, "{me}");
         assert_eq!(world.detector.everybody().len(), 3);

@@ -43,6 +43,11 @@ impl Views {
         self.known.last_key_value().map(|(_, value)| value)
     }
 
+    /// All views, the last one first.
+    pub fn latest(&self) -> impl Iterator<Item = &Value> {
+        self.known.values().rev()
+    }
+
     /// A view by its number.
     pub fn get(&self, vid: ViewId) -> Option<&Value> {
         self.known.get(&vid)

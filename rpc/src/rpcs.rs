@@ -515,6 +515,12 @@ impl Inner {
                 self.refuse(connection, header, CallError::UnmarshalArgs);
                 return ControlFlow::Continue(());
             };
+            // Before it counts as admitted: one that comes again is a new one.
+            if entry.workers.is_some_and(|workers| self.pool(workers).is_overfull()) {
+                drop(state);
+                connection.close("too many requests wait for a worker");
+                return ControlFlow::Break(());
+            }
             if client_nonce.0 != 0 {
                 let verdict = state.windows.admit(client_nonce, connection.id(), xid, header.xid_rep);
                 if verdict == Verdict::New {
@@ -554,8 +560,13 @@ impl Inner {
                 (entry.run)(&args, pending);
             }
         });
-        let connection = connection.clone();
-        if pool.wait_for_room(move || connection.resume()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let asker = Arc::downgrade(connection);
+        let resume = move || {
+            if let Some(asker) = asker.upgrade() {
+                asker.resume();
+            }
+        };
+        if pool.wait_for_room(resume) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

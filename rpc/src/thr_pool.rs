@@ -5,7 +5,8 @@
 //! sender one wake-up, and work that blocks keeps no other waiting while there are threads left.
 //!
 //! The queue has a soft bound: whoever adds work is told when the pool is full, and then stops reading from the
-//! connection that brought the work. So the queue exceeds its bound by one request a connection at most.
+//! connection that brought the work. So it exceeds that bound by one request a connection. Connections come and go, and
+//! leave their requests behind: beyond a hard bound nothing is added.
 //!
 //! Threads: named after the pool. Locks: `rpc.thr_pool` guards the queue; work runs with no lock held.
 
@@ -19,6 +20,9 @@ use rt::time::Instant;
 /// Requests that wait, and their bytes, before the pool counts as full.
 const QUEUE_JOBS: usize = 1024;
 const QUEUE_BYTES: usize = 64 << 20;
+/// The same, and connections that wait for room, before nothing more may be added.
+const MOST_JOBS: usize = 1 << 16;
+const MOST_BYTES: usize = 256 << 20;
 const STATE_RANK: Rank = Rank::new(115, "rpc.thr_pool");
 
 struct Job {
@@ -42,6 +46,10 @@ struct State {
 impl State {
     fn is_full(&self) -> bool {
         self.queue.len() >= QUEUE_JOBS || self.queued_bytes >= QUEUE_BYTES
+    }
+
+    fn is_overfull(&self) -> bool {
+        self.queue.len().max(self.on_room.len()) >= MOST_JOBS || self.queued_bytes >= MOST_BYTES
     }
 
     fn has_drained(&self) -> bool {
@@ -94,6 +102,11 @@ impl ThrPool {
         if call {
             self.0.work.notify_one();
         }
+    }
+
+    /// Whether nothing may be added now.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.0.state.lock().is_overfull()
     }
 
     /// If the pool is full, has `resume` called when it no longer is, and returns true.
@@ -173,5 +186,33 @@ fn worker_thread_main(shared: &Arc<Shared>) {
         }
         (job.work)();
         state = shared.state.lock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rt::thread::Node;
+    use rt::time::now;
+
+    use super::*;
+
+    #[test]
+    fn a_pool_is_full_before_it_is_overfull() {
+        let pool = ThrPool::new("test.pool", Node::current(), 0);
+        assert!(!pool.wait_for_room(|| {}));
+        pool.add(QUEUE_BYTES, || {});
+        assert!(pool.wait_for_room(|| {}) && !pool.is_overfull());
+        (1..4).for_each(|_| pool.add(QUEUE_BYTES, || {}));
+        assert!(pool.is_overfull(), "of bytes");
+
+        let pool = ThrPool::new("test.pool", Node::current(), 0);
+        (1..MOST_JOBS).for_each(|_| pool.add(1, || {}));
+        assert!(pool.wait_for_room(|| {}) && !pool.is_overfull());
+        pool.add(1, || {});
+        assert!(pool.is_overfull(), "of jobs");
+        pool.stop();
+        assert!(pool.join_until(now() + Duration::from_secs(10)));
     }
 }

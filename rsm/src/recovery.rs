@@ -29,6 +29,7 @@ use yfs_config::{Role, ViewId};
 use crate::protocol::CLIENT_MEMBERS;
 use crate::rsm::Inner;
 use crate::state_machine::StateMachine;
+use yfs_paxos::protocol::HEARTBEAT;
 
 /// How long a node may take to name the members.
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -157,7 +158,25 @@ impl<S: StateMachine> Inner<S> {
                 None => {}
             }
         }
+        let knows = |name: String| Some((self.knows_view(&name)?, name));
+        if let Some((vid, name)) = self.joins_through().into_iter().find_map(knows) {
+            self.fatal(&format!(
+                "this node has no log and was told to begin a service, but {name} (--also) knows view {vid} of one. To join it \
+                 start this node with {name}, and not itself, as FIRST"
+            ));
+            return false;
+        }
         self.begin_service().inspect_err(|error| self.fatal(&error.explain())).is_ok()
+    }
+
+    /// A view that `name`, one of our nodes, knows; `None` if it knows none, or doesn't answer.
+    fn knows_view(&self, name: &str) -> Option<i32> {
+        let client = self.handles.client(name).ok()?;
+        client.bind(MEMBERS_TIMEOUT).ok()?;
+        // A lab node stops at a heartbeat of another view.
+        client.is_ours().filter(|ours| *ours)?;
+        let (_, vid) = client.call(HEARTBEAT, (self.me.clone(), 1), MEMBERS_TIMEOUT).ok()?;
+        (vid > 0).then_some(vid)
     }
 
     /// Whether no view that this node knows ever named another one.
@@ -167,11 +186,15 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// Whether a node that spoke of a view names this one as a member: this is its service's first node, whose disk was
-    /// lost. The node stops then. It is asked back, so that no stranger's word is enough. `None`: it doesn't answer.
+    /// lost. The node stops then. It is asked back, as it may have meant another node. But who lies twice is believed, for
+    /// there is no authentication: a stranger can stop a node that has always been alone. `None`: it doesn't answer.
     fn is_named_elsewhere(&self) -> Option<bool> {
         let Some((name, vid)) = self.cfg.take_heard_of_view() else { return Some(false) };
         let client = self.handles.client(&name).ok()?;
-        let (_, members) = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT).ok()?;
+        let answer = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT);
+        // Strangers' names must not pile up.
+        self.handles.forget(&name);
+        let (_, members) = answer.ok()?;
         let knows = self.cfg.ismember(&name, self.cfg.vid());
         if knows || !members.contains(&self.me) {
             return Some(false);

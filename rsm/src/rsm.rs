@@ -192,6 +192,8 @@ pub(crate) struct State<S: StateMachine> {
     mark: u32,
     pub(crate) foreign: Foreign,
     pub(crate) joiners: Joiners,
+    /// A node that wants to join, and whose name nobody knows, is being looked at.
+    pub(crate) looks_at_stranger: bool,
     /// The view that this node serves in has lab backups: no request in a session may go to them.
     pub(crate) lab_backups: bool,
     /// Lab members are several views ahead.
@@ -334,6 +336,7 @@ impl<S: StateMachine> Rsm<S> {
             mark: 0,
             foreign: Foreign::default(),
             joiners: Joiners::new(options.timing.silence_of_lab),
+            looks_at_stranger: false,
             lab_backups: false,
             left_behind: false,
             outage_due: None,
@@ -375,7 +378,8 @@ impl<S: StateMachine> Rsm<S> {
     }
 
     /// Registers a procedure of the state machine: a function of the state and the tuple of its arguments that returns
-    /// a value and a result (lab: `rsm::reg`). See [`crate::state_machine`] for what it may do. To be called before
+    /// a value and a result (lab: `rsm::reg`). The value isn't negative: -2 tells a client that its arguments couldn't be
+    /// read, and that nothing was executed. See [`crate::state_machine`] for what it may do. To be called before
     /// [`Rsm::start`], which executes the requests in the node's log.
     ///
     /// # Panics

@@ -252,8 +252,9 @@ impl RsmClient {
             };
             match outcome {
                 Try::Answer(answer) => return Ok(answer),
-                Try::Refused => return Err(RsmClientError::Refused),
-                Try::Unknown => return Err(RsmClientError::Unknown),
+                // Nodes of another version may refuse what an earlier primary has executed.
+                Try::Refused if !call.perhaps_executed => return Err(RsmClientError::Refused),
+                Try::Refused | Try::Unknown => return Err(RsmClientError::Unknown),
                 Try::Unkept => return Err(RsmClientError::Result),
                 Try::Busy if rt::probe::weakened("H10-clings-to-busy") => {}
                 Try::Busy if busy < MAX_BUSY && asked.elapsed() < BUSY_PATIENCE => busy += 1,
@@ -285,7 +286,7 @@ impl RsmClient {
         let tried = match client.is_ours() {
             // Meanwhile another thread has learnt that the primary was replaced.
             None => Try::Elsewhere,
-            Some(true) => self.try_in_session(&client, call, deadline),
+            Some(true) => self.try_in_session(primary, &client, call, deadline),
             Some(false) => Try::NoSession,
         };
         match tried {
@@ -297,13 +298,13 @@ impl RsmClient {
         }
     }
 
-    fn try_in_session(&self, client: &Client, call: &mut Call<'_>, deadline: Instant) -> Try {
+    fn try_in_session(&self, primary: &str, client: &Client, call: &mut Call<'_>, deadline: Instant) -> Try {
         let ticket = match &mut call.ticket {
             Some(ticket) => {
                 self.session.renew(ticket);
                 ticket.clone()
             }
-            None => match self.session.ticket(deadline, || Self::open(client, deadline - now())) {
+            None => match self.session.ticket(deadline, || self.open(primary, client, deadline - now())) {
                 Ok(Some(ticket)) => call.ticket.insert(ticket).clone(),
                 Ok(None) => return Try::Busy,
                 Err(tried) => return tried,
@@ -339,14 +340,19 @@ impl RsmClient {
     }
 
     /// Opens a session. One that the client isn't told of is dropped by the service some time.
-    fn open(client: &Client, total: Duration) -> Result<SessionId, Try> {
+    fn open(&self, primary: &str, client: &Client, total: Duration) -> Result<SessionId, Try> {
         let mut perhaps = false;
         // Drawn each time: a service that an operator has started over from an older state counts the same sessions again,
         // and late copies of requests in the old one must not fit into the new one.
         let owner = rt::random::u64();
         match send(client, OPEN.number, Bytes(encode(&(owner,))), total, &mut perhaps) {
             Try::Answer(answer) => match in_session::<SessionId>(&answer) {
-                Some((SessionStatus::OK, Some(session))) => Ok(session),
+                Some((SessionStatus::OK, Some(session))) if session.owner == owner => Ok(session),
+                // Two clients have drawn the same nonce: this is the other one's answer. The next nonce is another one.
+                Some((SessionStatus::OK, Some(SessionId { .. }))) => {
+                    self.handles.forget(primary);
+                    Err(Try::Elsewhere)
+                }
                 Some((SessionStatus::NOSESSION, _)) => Err(Try::NoSession),
                 Some((SessionStatus::BUSY, _)) => Err(Try::Busy),
                 _ => Err(Try::Refused),

@@ -218,6 +218,24 @@ fn a_joiner_that_nobody_can_reach_is_not_admitted() {
     assert_eq!(append(&cluster.client(), 1), 1);
 }
 
+/// To ask each back takes a second: nothing answers at that name, and nothing refuses.
+#[test]
+fn strangers_that_ask_to_join_keep_no_member_from_coming_back() {
+    let mut cluster = Cluster::start(3);
+    append(&cluster.client(), 1);
+    cluster.kill(2);
+    cluster.wait_for_members(&[0, 1]);
+    let mute = yfs_rpc::Server::bind(([127, 0, 0, 1], 0).into(), yfs_rpc::Options::default()).unwrap();
+    let name = mute.local_addr().port().to_string();
+    let client = Client::new(yfs_rpc::names::resolve(&cluster.names[0]).unwrap(), yfs_rpc::Options::default());
+    for _ in 0..400 {
+        client.call_async(JOINREQ, (name.clone(), Viewstamp::default()), 10 * DEADLINE, |_| {});
+    }
+    cluster.restart(2);
+    cluster.wait_for_members(&[0, 1, 2]);
+    mute.shutdown();
+}
+
 /// The one that comes back wants a view formed with it; the dead one has to be removed for that.
 #[test]
 fn two_of_three_die_and_one_comes_back() {

@@ -278,6 +278,41 @@ fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
     assert!(reasons.all()[0].contains("its disk was lost"), "{:?}", reasons.all());
 }
 
+/// S6: the one that pings all is away for a moment. The others ping the primary, too.
+#[test]
+fn s06_a_first_node_that_lost_its_disk_is_spoken_to_though_the_smallest_member_is_cut_off() {
+    let (mut cluster, _client) = started(3);
+    let smallest = if cluster.names[1] < cluster.names[2] { 1 } else { 2 };
+    cluster.node(smallest).cut_members(true);
+    cluster.kill(0);
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    cluster.start_with(0, reasons.of(cluster.options(0)));
+    wait_until("it gives up", || !reasons.all().is_empty());
+    assert!(reasons.all()[0].contains("names it as a member of view 3"), "{:?}", reasons.all());
+    assert_eq!(cluster.node(0).view(), (0, Vec::new()), "no service has begun");
+}
+
+/// Nobody names one that was removed: it has to ask.
+#[test]
+fn s06_a_first_node_that_was_removed_asks_the_others_that_it_is_told_of() {
+    let (mut cluster, _client) = started(3);
+    cluster.kill(0);
+    cluster.wait_for_members(&[1, 2]);
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    let told = Options { also: cluster.names[1..].to_vec(), ..cluster.options(0) };
+    cluster.start_with(0, reasons.of(told.clone()));
+    wait_until("it gives up", || !reasons.all().is_empty());
+    let reason =
+        format!("this node has no log and was told to begin a service, but {} (--also) knows", cluster.names[1]);
+    assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
+    assert_eq!(cluster.node(0).view(), (0, Vec::new()), "no service has begun");
+    (0..3).for_each(|at| cluster.kill(at));
+    cluster.start_with(0, told);
+    wait_until("nobody answers, so it serves", || cluster.node(0).amiprimary());
+}
+
 /// A service that still runs is not to get a second one beside it.
 #[test]
 fn nobody_starts_over_while_another_member_answers() {

@@ -105,6 +105,9 @@ pub const CANARIES: &[Canary] = &[
     ),
     // A member loses its disk, and asks to join, before it is removed: vote-after-lost-disk.
     canary("S4-member-again", "S4", "a member that lost its disk is told that it is one"),
+    // A member loses its disk, and the new one hangs while it starts; or a little later, when it asks to join:
+    // vote-after-lost-disk.
+    canary("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view"),
     // A round to add a node is finished by the next primary: added-by-another.
     canary("S5-inherited-add-counts", "S5", "whoever is in the view was added for its present disk"),
     // Any start: two-services.

@@ -380,7 +380,7 @@ impl Cluster {
     }
 
     /// Lets a dead node start again: at once, soon, or later.
-    pub fn plan_restart(&self, member: usize) {
+    pub fn plan_restart(&self, member: usize) -> Duration {
         let (life, pause) = {
             let mut state = self.state();
             let life = state.members[member].life;
@@ -399,6 +399,7 @@ impl Cluster {
                 cluster.start(member);
             }
         });
+        pause
     }
 
     /// The node's disk is lost; it has to be dead.
@@ -615,6 +616,7 @@ impl Cluster {
 fn disk_fault(faults: &DiskFaults) -> String {
     let what = match faults {
         DiskFaults { hung: true, .. } => "hangs",
+        DiskFaults { hangs_after: Some(_), .. } => "will hang soon",
         DiskFaults { full: true, .. } => "is full",
         DiskFaults { slow: true, .. } => "is slow",
         DiskFaults { write_errors: 1.., .. } => "fails to write",

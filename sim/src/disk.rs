@@ -77,6 +77,19 @@ pub struct DiskFaults {
     pub slow: bool,
     /// Syncs don't end until the disk is healed.
     pub hung: bool,
+    /// So many syncs still end, and then it is hung.
+    pub hangs_after: Option<u64>,
+}
+
+impl DiskFaults {
+    /// Whether this sync finds the disk hung.
+    fn sync_begins(&mut self) -> bool {
+        self.hangs_after = self.hangs_after.and_then(|syncs| {
+            self.hung |= syncs == 0;
+            syncs.checked_sub(1)
+        });
+        self.hung
+    }
 }
 
 /// What power cuts do to the last write that survives in a file. Both are numbers of 1024 cases, and add up.
@@ -303,7 +316,7 @@ impl Disks {
 
     /// Blocks the caller for as long as a sync takes, on its own clock.
     fn pause(&self, host: IpAddr, faults: &DiskFaults) {
-        if faults.hung {
+        if self.with(host, |machine| machine.faults.sync_begins()) {
             self.kernel.count(HUNG_DISK);
             self.tell(|| "the disk hangs".to_owned());
             while self.with(host, |machine| machine.faults.hung) && self.sleep(LOOK_AGAIN) {}

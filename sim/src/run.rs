@@ -332,7 +332,16 @@ impl Director {
         } else {
             self.cluster.flip_bit(victim);
         }
-        self.cluster.plan_restart(victim);
+        let pause = self.cluster.plan_restart(victim);
+        // The new disk may hang while the node starts, for so long that it asks to be removed.
+        if fault == Fault::LostDisk && self.dice.one_in(3) {
+            let faults = DiskFaults { hangs_after: Some(self.dice.below(5)), ..DiskFaults::default() };
+            self.cluster.set_disk_faults(victim, faults);
+            let few = self.dice.between(Duration::from_millis(1_900), Duration::from_millis(2_600));
+            let spell = pause + if self.dice.one_in(2) { few } else { self.spell() };
+            let cluster = self.cluster.clone();
+            self.kernel.after(spell, move || cluster.heal_disk(victim));
+        }
     }
 
     fn pause(&mut self) {

@@ -497,7 +497,8 @@ fn what_was_synced_survives() {
 fn run(seed: u64, traced: bool) -> Report {
     let kernel = Kernel::new(seed, Schedule { spurious: 128, ..Schedule::default() }, traced);
     let world = World::new(kernel.clone());
-    let faults = DiskFaults { write_errors: 50, sync_errors: 50, full: false, slow: seed < 20, hung: false };
+    let faults =
+        DiskFaults { write_errors: 50, sync_errors: 50, full: false, slow: seed < 20, ..DiskFaults::default() };
     for (host, at) in [(HOST, 40), (OTHER, 50)] {
         let (kernel, disks) = (kernel.clone(), world.disks.clone());
         disks.set_faults(host, DiskFaults { full: host == OTHER, ..faults.clone() });

@@ -28,7 +28,7 @@ const DISK: DiskId = DiskId(1);
 const FILE: &str = "rsm-10.0.0.1:5000.log";
 const ALWAYS: u64 = 1024;
 const SYNC_FAILS: DiskFaults =
-    DiskFaults { write_errors: 0, sync_errors: ALWAYS, full: false, slow: false, hung: false };
+    DiskFaults { write_errors: 0, sync_errors: ALWAYS, full: false, slow: false, hung: false, hangs_after: None };
 
 /// Runs `program` beside the machine, in virtual time.
 fn run(seed: u64, program: impl FnOnce(Kernel, Disks) + Send + 'static) {

@@ -188,12 +188,6 @@ impl<S: StateMachine> Inner<S> {
     /// Handler: adds `m` to the view, and answers with the Paxos log (lab: `joinreq`).
     pub(crate) fn joinreq(&self, m: &str, last: Viewstamp) -> (RsmStatus, Bytes) {
         let busy = (RsmStatus::BUSY, Bytes::default());
-        // Nothing is logged of strangers' names before they are known to be some.
-        let Ok(addr) = yfs_rpc::names::resolve(m) else { return (RsmStatus::ERR, Bytes::default()) };
-        if self.is_other_name_of_a_member(m, addr) {
-            tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
-            return (RsmStatus::ERR, Bytes::default());
-        }
         let (listed, added, kept_away) = {
             let state = self.state.lock();
             let listed = state.replica.is_member() && state.replica.members().iter().any(|member| member == m);
@@ -202,9 +196,9 @@ impl<S: StateMachine> Inner<S> {
         if kept_away && !listed {
             return busy;
         }
-        let Some(joiner) = self.ask_back(m) else {
-            tracing::debug!(node = %self.me, src = m, "joinreq: no node answers at the name that wants to join");
-            return busy;
+        let joiner = match self.look_at_joiner(m) {
+            Ok(joiner) => joiner,
+            Err(status) => return (status, Bytes::default()),
         };
         tracing::info!(node = %self.me, src = m, %last, "joinreq");
         let disk_lost = listed && joiner.blank.is_some_and(|disk| !self.cfg.has_added(m, disk));
@@ -262,6 +256,33 @@ impl<S: StateMachine> Inner<S> {
         } else {
             busy
         }
+    }
+
+    /// Who wants to join as `m`. Names may take seconds to be resolved and asked, so of those that nobody knows one is looked
+    /// at a time: they must not keep members from coming back.
+    fn look_at_joiner(&self, m: &str) -> Result<Joiner, RsmStatus> {
+        let known = self.joins_through().iter().any(|name| name == m) || self.cfg.has_named(m, MAX_VIEWS_ASKED);
+        if !known && std::mem::replace(&mut self.state.lock().looks_at_stranger, true) {
+            return Err(RsmStatus::BUSY);
+        }
+        let found = self.ask_joiner(m);
+        if !known {
+            self.state.lock().looks_at_stranger = false;
+        }
+        found
+    }
+
+    fn ask_joiner(&self, m: &str) -> Result<Joiner, RsmStatus> {
+        // Nothing is logged of strangers' names before they are known to be some.
+        let addr = yfs_rpc::names::resolve(m).map_err(|_| RsmStatus::ERR)?;
+        if self.is_other_name_of_a_member(m, addr) {
+            tracing::debug!(node = %self.me, src = m, "joinreq: another name of a member");
+            return Err(RsmStatus::ERR);
+        }
+        self.ask_back(m).ok_or_else(|| {
+            tracing::debug!(node = %self.me, src = m, "joinreq: no node answers at the name that wants to join");
+            RsmStatus::BUSY
+        })
     }
 
     /// Whether the state can be sent in one answer. A member that can't fetch it would be removed again, and come again.
