@@ -175,7 +175,7 @@ impl AcceptorState {
                 None => Step::refuse(nothing),
             },
             Some(Equal) if arg.n.n == 0 => Step::ok(nothing),
-            Some(Equal) if !self.is_in_last_view(src) || arg.n.node != src => Step::refuse(nothing),
+            Some(Equal) if !self.may_propose(src, &arg.n) => Step::refuse(nothing),
             Some(Equal) if self.promised.as_ref().is_some_and(|promised| arg.n <= *promised) => Step::ok(nothing),
             Some(Equal) => {
                 self.promised = Some(arg.n.clone());
@@ -192,6 +192,11 @@ impl AcceptorState {
         }
     }
 
+    /// Whether `src` may propose with this number (invariant 3).
+    fn may_propose(&self, src: &str, n: &ProposalNumber) -> bool {
+        self.is_in_last_view(src) && n.node == src || rt::probe::weakened("S13-strangers-count")
+    }
+
     fn has_promised_above(&self, n: &ProposalNumber) -> bool {
         let promised = self.promised.as_ref().filter(|_| !rt::probe::weakened("mutant-promise-unchecked"));
         promised.is_some_and(|promised| n < promised)
@@ -203,7 +208,7 @@ impl AcceptorState {
         use std::cmp::Ordering::{Equal, Greater, Less};
         match self.place_of_vote(arg.instance) {
             Some(Less) => Step::ok(false),
-            Some(Equal) if !self.is_in_last_view(src) || arg.n.node != src || arg.n.n == 0 => Step::refuse(false),
+            Some(Equal) if !self.may_propose(src, &arg.n) || arg.n.n == 0 => Step::refuse(false),
             Some(Equal) if self.has_promised_above(&arg.n) => Step::ok(false),
             Some(Equal) => {
                 let Some(value) = self.next_value(&arg.v) else { return Step::refuse(false) };

@@ -11,7 +11,6 @@
 //! | H15, H17, H18, H20 | hostile or clumsy input: well-behaved nodes don't send it |
 //! | H21, H22, H23, H24 | growth: no run is long enough |
 //! | S8 | is H27 |
-//! | S13 | it takes a stranger that makes numbers up |
 //! | L5 | a reply is lost with its connection only, and comes again on the next; and a backup takes requests before it |
 
 /// A mistake that the simulator has to find.
@@ -105,7 +104,7 @@ pub const CANARIES: &[Canary] = &[
     ),
     // A member loses its disk, and asks to join, before it is removed: vote-after-lost-disk.
     canary("S4-member-again", "S4", "a member that lost its disk is told that it is one"),
-    // A member loses its disk, and the new one hangs while it starts; or a little later, when it asks to join:
+    // A member loses its disk, the new one hangs while it starts, and the others are restarted before it goes on:
     // vote-after-lost-disk.
     canary("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view"),
     // A round to add a node is finished by the next primary: added-by-another.
@@ -122,6 +121,8 @@ pub const CANARIES: &[Canary] = &[
     canary("S11-answer-before-sync", "S11", "the primary answers before the request is on its own disk"),
     // A backup that was a request ahead restarts after it has installed the primary's state: a panic, unknown-state.
     canary("S12-old-log-goes-on", "S12", "an installed state doesn't begin a new log"),
+    // A stranger proposes with the highest number that there is, to all nodes: stuck.
+    canary("S13-strangers-count", "S13", "a node promises whoever asks, under whatever name"),
     // A decide comes late, and a ping in between: needless-removal.
     canary("L1-behind-is-dead", "L1", "a member in an older view is removed at once"),
     // A majority is away, and one goes on alone; or its rounds are rejected: round-alone, numbers-crawl.

@@ -75,8 +75,8 @@ pub struct Oracles {
 struct State {
     views: paxos::Views,
     acceptors: BTreeMap<String, paxos::Votes>,
-    /// What was on disks that were lost.
-    lost: BTreeMap<String, Vec<paxos::Votes>>,
+    /// The nodes whose disks were lost.
+    lost: BTreeMap<String, paxos::LostDisks>,
     service: rsm::Service,
     /// What each node's process has proposed.
     rounds: BTreeMap<String, rounds::Rounds>,
@@ -142,7 +142,7 @@ impl Oracles {
     pub fn node_lost_disk(&self, node: &Node) {
         let mut state = self.state();
         let votes = state.acceptors.remove(node.name());
-        state.lost.entry(node.name().to_owned()).or_default().extend(votes);
+        state.lost.entry(node.name().to_owned()).or_default().one_more(votes);
         state.service.lost_disk(node.name());
     }
 
@@ -201,7 +201,14 @@ impl State {
         if let Some(event) = event.downcast_ref() {
             let votes = self.acceptors.entry(node.to_owned()).or_default();
             paxos::take(&mut self.views, votes, node, event)?;
-            paxos::not_again(self.lost.get(node).map_or(&[], Vec::as_slice), event)?;
+            if let Some(lost) = self.lost.get(node) {
+                lost.take(event)?;
+            }
+            if let yfs_paxos::events::Event::Adding { member, .. } = event
+                && let Some(lost) = self.lost.get_mut(member)
+            {
+                lost.added = true;
+            }
             self.rounds.entry(node.to_owned()).or_default().paxos(&self.views, node, event, now)?;
         }
         if let Some(event) = event.downcast_ref() {

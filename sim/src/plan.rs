@@ -40,6 +40,8 @@ pub enum Fault {
     Clock,
     /// Waits that end for no reason.
     Spurious,
+    /// Somebody who is no member speaks as if it were one.
+    Stranger,
     /// With all others well, one node crashes again and again, less than a second after each start.
     CrashLoop,
     /// With all others well, the smallest member doesn't reach another one, and isn't the primary.
@@ -129,6 +131,9 @@ impl Plan {
             dice: dice.fork(),
         };
         if only.is_empty() {
+            if dice.one_in(4) {
+                plan.faults.insert(Fault::Stranger);
+            }
             let unrest = [Fault::CrashLoop, Fault::SmallestApart];
             plan.faults.extend(unrest.get(dice.below(UNREST_IN) as usize));
         }

@@ -6,6 +6,7 @@
 //! 3. **Unrest**, in some runs. One node comes and goes, and views must not change for ever.
 //! 4. **All.** All nodes are well and come together: one view with all of them, one primary, equal states.
 
+mod stranger;
 mod unrest;
 
 use std::collections::BTreeSet;
@@ -305,6 +306,7 @@ impl Director {
             }
             Fault::Connections => self.connections(),
             Fault::Disk => self.disk_trouble(),
+            Fault::Stranger => self.stranger(),
             Fault::Rpc | Fault::Slow | Fault::Clock | Fault::Spurious | Fault::CrashLoop | Fault::SmallestApart => {}
         }
     }
@@ -333,14 +335,28 @@ impl Director {
             self.cluster.flip_bit(victim);
         }
         let pause = self.cluster.plan_restart(victim);
-        // The new disk may hang while the node starts, for so long that it asks to be removed.
         if fault == Fault::LostDisk && self.dice.one_in(3) {
-            let faults = DiskFaults { hangs_after: Some(self.dice.below(5)), ..DiskFaults::default() };
-            self.cluster.set_disk_faults(victim, faults);
-            let few = self.dice.between(Duration::from_millis(1_900), Duration::from_millis(2_600));
-            let spell = pause + if self.dice.one_in(2) { few } else { self.spell() };
-            let cluster = self.cluster.clone();
-            self.kernel.after(spell, move || cluster.heal_disk(victim));
+            self.new_disk_hangs(victim, pause);
+        }
+    }
+
+    /// The new disk hangs while the node starts, which is in `pause`, perhaps for so long that it asks to be removed. And
+    /// perhaps nobody can remove it: the others have no power meanwhile, and are back when it goes on.
+    fn new_disk_hangs(&mut self, victim: usize, pause: Duration) {
+        let faults = DiskFaults { hangs_after: Some(self.dice.below(5)), ..DiskFaults::default() };
+        self.cluster.set_disk_faults(victim, faults);
+        let few = self.dice.between(Duration::from_millis(1_900), Duration::from_millis(2_600));
+        let spell = pause + if self.dice.one_in(2) { few } else { self.spell() };
+        let cluster = self.cluster.clone();
+        self.kernel.after(spell, move || cluster.heal_disk(victim));
+        if self.dice.one_in(2) {
+            self.kernel.count("fault: power cut");
+            for member in self.cluster.alive() {
+                self.cluster.kill(member, Kill::Power);
+                let early = self.dice.between(Duration::ZERO, Duration::from_millis(500));
+                let cluster = self.cluster.clone();
+                self.kernel.after(spell.saturating_sub(early), move || cluster.start(member));
+            }
         }
     }
 

@@ -246,13 +246,31 @@ pub(super) fn take(views: &mut Views, votes: &mut Votes, node: &str, event: &Eve
     Ok(())
 }
 
-/// Nobody votes where the same node had voted on a disk that was lost since.
-pub(super) fn not_again(lost: &[Votes], event: &Event) -> Result<(), Violation> {
-    let (Event::Promised { instance, .. } | Event::Accepted { instance, .. }) = event else { return Ok(()) };
-    let before = lost.iter().find(|votes| votes.instance + 1 == *instance && votes.promised.is_some());
-    before.map_or(Ok(()), |votes| {
-        Err(("vote-after-lost-disk", format!("votes in instance {instance}, and a lost disk had {:?}", votes.promised)))
-    })
+/// What was on disks of a node that were lost.
+#[derive(Default)]
+pub(super) struct LostDisks {
+    votes: Vec<Votes>,
+    /// Somebody has added the node since, by a round of its own.
+    pub(super) added: bool,
+}
+
+impl LostDisks {
+    pub(super) fn one_more(&mut self, votes: Option<Votes>) {
+        self.votes.extend(votes);
+        self.added = false;
+    }
+
+    /// The node votes only once it was added on its new disk, and never where it had voted before.
+    pub(super) fn take(&self, event: &Event) -> Result<(), Violation> {
+        let (Event::Promised { instance, .. } | Event::Accepted { instance, .. }) = event else { return Ok(()) };
+        let mut before = self.votes.iter().filter(|votes| votes.instance + 1 == *instance);
+        let what = match before.find_map(|votes| votes.promised.as_ref()) {
+            Some(promised) => format!("votes in instance {instance}, and a lost disk had {promised}"),
+            None if !self.added => format!("votes in instance {instance}, and nobody has added its new disk"),
+            None => return Ok(()),
+        };
+        Err(("vote-after-lost-disk", what))
+    }
 }
 
 /// Votes are given in the instance after the last one known.

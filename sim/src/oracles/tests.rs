@@ -818,19 +818,41 @@ fn a_state_on_a_disk_counts_if_it_was_in_sync_in_all_views_since() {
 }
 
 #[test]
-fn nobody_votes_where_it_had_voted_on_a_lost_disk() {
-    let run = Run::of_three();
-    run.promise(&["b", "c"], 4, 1);
-    for name in ["b", "c"] {
-        run.oracles.node_died(&Node::new(name));
-    }
-    run.oracles.node_lost_disk(&Node::new("b"));
-    let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
-    run.see("b", &Paxos::Restored { values, promised: None, accepted: None });
-    run.promise(&["c"], 4, 2);
-    run.is_well();
+fn a_node_that_lost_its_disk_votes_when_it_was_added_again_and_not_where_it_had_voted() {
+    let lost = || {
+        let run = Run::of_three();
+        run.promise(&["b"], 4, 1);
+        run.oracles.node_died(&Node::new("b"));
+        run.oracles.node_lost_disk(&Node::new("b"));
+        let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
+        run.see("b", &Paxos::Restored { values, promised: None, accepted: None });
+        run
+    };
+    let run = lost();
     run.promise(&["b"], 4, 2);
     run.finds("vote-after-lost-disk");
+
+    let removed = || {
+        let run = lost();
+        run.promise(&["a", "c"], 4, 1);
+        run.vote(&["a", "c"], 4, 1, &["a", "c"]);
+        run.learn("a", 4, &["a", "c"]);
+        run.learn("c", 4, &["a", "c"]);
+        run
+    };
+    let run = removed();
+    run.learn("b", 4, &["a", "c"]);
+    run.promise(&["b"], 5, 1);
+    run.finds("vote-after-lost-disk");
+
+    let run = removed();
+    run.promise(&["a", "c"], 5, 1);
+    run.see("a", &Paxos::Adding { instance: 5, member: "b".to_owned() });
+    run.vote(&["a", "c"], 5, 1, &["a", "c", "b"]);
+    run.learn("b", 4, &["a", "c"]);
+    run.learn("b", 5, &["a", "c", "b"]);
+    run.promise(&["b"], 6, 1);
+    run.is_well();
 }
 
 #[test]
