@@ -218,6 +218,10 @@ impl State {
             if let yfs_rsm::events::Event::ViewCommitted { vid, members } = event {
                 self.views.is_known(*vid, members)?;
             }
+            // The first node has nobody who could add it.
+            if let (yfs_rsm::events::Event::FirstView, Some(lost)) = (event, self.lost.get_mut(node)) {
+                lost.added = true;
+            }
             self.service.take(node, event)?;
         }
         if let Some(event) = event.downcast_ref() {
