@@ -4,7 +4,8 @@
 //!
 //! Roles are the lab's: the smallest member (by its name as a string) pings all, the others ping the smallest; whoever
 //! the layer above has doubts about ([`FailureDetector::doubt`]) is pinged too. And all ping the primary: a service's first
-//! node that lost its disk would begin a second service if nobody spoke to it (S6).
+//! node that lost its disk would begin a second service if nobody spoke to it (S6). Not one of the lab: it doesn't listen,
+//! and might stop at a ping.
 //!
 //! A member is suspected when, since the first ping that it hasn't answered, it
 //! 1. refuses connections for [`Timing::refused`], or
@@ -156,9 +157,12 @@ impl FailureDetector {
         let smallest = self.peers.keys().next();
         let me_first = smallest.is_none_or(|smallest| self.me < *smallest);
         let due = |peer: &Peer| peer.pinged.is_none_or(|at| now - at >= self.timing.interval);
-        let role = |name: &String| me_first || Some(name) == smallest || *name == self.primary;
+        let is_primary = |name: &String, peer: &Peer| *name == self.primary && peer.ours;
         // Whoever owes an answer is asked again, whatever the roles.
-        let mine = |name: &String, peer: &Peer| role(name) || peer.doubted || peer.waiting_since.is_some();
+        let mine = |name: &String, peer: &Peer| {
+            let role = me_first || Some(name) == smallest || is_primary(name, peer);
+            role || peer.doubted || peer.waiting_since.is_some()
+        };
         self.peers
             .iter()
             .filter(|(name, peer)| !peer.outstanding && due(peer) && mine(name, peer))

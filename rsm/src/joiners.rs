@@ -158,7 +158,8 @@ mod tests {
 
     /// Two members that don't reach each other, and both reach the primary: so long after they have met one is removed, and
     /// so long after that it is back at the earliest. By default, and where all takes longer.
-    const APART: [(Duration, Duration); 3] = [
+    const APART: [(Duration, Duration); 4] = [
+        (Duration::from_millis(4000), Duration::from_millis(200)),
         (Duration::from_millis(4000), Duration::from_millis(1050)),
         (Duration::from_millis(4500), Duration::from_millis(1200)),
         (Duration::from_millis(4000), Duration::from_millis(2000)),

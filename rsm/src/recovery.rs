@@ -158,25 +158,29 @@ impl<S: StateMachine> Inner<S> {
                 None => {}
             }
         }
-        let knows = |name: String| Some((self.knows_view(&name)?, name));
-        if let Some((vid, name)) = self.joins_through().into_iter().find_map(knows) {
-            self.fatal(&format!(
-                "this node has no log and was told to begin a service, but {name} (--also) knows view {vid} of one. To join it \
-                 start this node with {name}, and not itself, as FIRST"
-            ));
+        for name in self.joins_through() {
+            if self.state.lock().stopping {
+                return false;
+            }
+            if self.knows_a_view(&name) {
+                self.fatal(&format!(
+                    "this node has no log and was told to begin a service, but {name} (--also) has one. To join it start this \
+                     node with {name}, and not itself, as FIRST"
+                ));
+                return false;
+            }
+        }
+        if self.state.lock().stopping {
             return false;
         }
         self.begin_service().inspect_err(|error| self.fatal(&error.explain())).is_ok()
     }
 
-    /// A view that `name`, one of our nodes, knows; `None` if it knows none, or doesn't answer.
-    fn knows_view(&self, name: &str) -> Option<i32> {
-        let client = self.handles.client(name).ok()?;
-        client.bind(MEMBERS_TIMEOUT).ok()?;
-        // A lab node stops at a heartbeat of another view.
-        client.is_ours().filter(|ours| *ours)?;
-        let (_, vid) = client.call(HEARTBEAT, (self.me.clone(), 1), MEMBERS_TIMEOUT).ok()?;
-        (vid > 0).then_some(vid)
+    /// Whether `name` answers, and knows a view. A lab node isn't asked: it might stop at a heartbeat of another view.
+    fn knows_a_view(&self, name: &str) -> bool {
+        let Ok(client) = self.handles.client(name) else { return false };
+        let is_ours = client.bind(MEMBERS_TIMEOUT).is_ok() && client.is_ours() == Some(true);
+        is_ours && client.call(HEARTBEAT, (self.me.clone(), 1), MEMBERS_TIMEOUT).is_ok_and(|(_, vid)| vid > 0)
     }
 
     /// Whether no view that this node knows ever named another one.

@@ -305,7 +305,7 @@ fn s06_a_first_node_that_was_removed_asks_the_others_that_it_is_told_of() {
     cluster.start_with(0, reasons.of(told.clone()));
     wait_until("it gives up", || !reasons.all().is_empty());
     let reason =
-        format!("this node has no log and was told to begin a service, but {} (--also) knows", cluster.names[1]);
+        format!("this node has no log and was told to begin a service, but {} (--also) has one", cluster.names[1]);
     assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
     assert_eq!(cluster.node(0).view(), (0, Vec::new()), "no service has begun");
     (0..3).for_each(|at| cluster.kill(at));
