@@ -51,14 +51,7 @@ pub const CANARIES: &[Canary] = &[
     // A backup dies or leaves while a request is under way, and another one has it: diverged, served-unsynced.
     canary("H2-stamp-moves-last", "H2", "the primary's last viewstamp moves when a stamp is given"),
     // Nodes join one after the other, and those that have the state fall silent: served-without-state.
-    Canary {
-        seeds: 5000,
-        ..canary(
-            "H3-joiners-outnumber",
-            "H3",
-            "joiners are admitted while others wait for the state, and count as holders",
-        )
-    },
+    canary("H3-joiners-outnumber", "H3", "joiners are admitted while others wait for the state, and count as holders"),
     // A client is told BUSY after a second, or loses the answer, and asks again: executed-twice.
     canary("H4-retries-execute", "H4", "a request that was executed runs again when it comes again"),
     // A power cut after a promise, vote or view was answered for: vote-forgotten.
@@ -70,10 +63,7 @@ pub const CANARIES: &[Canary] = &[
     // Any contention: two-holders, or a release that is refused.
     canary("H7-revoke-takes", "H7", "a client gives a lock back on a revoke's word, though a thread has it"),
     // A primary restarts before it is removed: heartbeats are answered, and it says BUSY for ever: stuck.
-    Canary {
-        seeds: 5000,
-        ..canary("H8-restart-unannounced", "H8", "a member that lost its state doesn't ask to be removed")
-    },
+    canary("H8-restart-unannounced", "H8", "a member that lost its state doesn't ask to be removed"),
     // A backup is paused or cut off for more than one second and less than it takes to be removed: stuck.
     canary("H9-invoke-sent-once", "H9", "a request that a backup didn't answer isn't sent again, and nobody is told"),
     // A primary is cut off from the members, and not from the clients, until they have a new one and it knows no
@@ -116,10 +106,7 @@ pub const CANARIES: &[Canary] = &[
     canary("S4-member-again", "S4", "a member that lost its disk is told that it is one"),
     // A member loses its disk, the new one hangs while it starts, and the others are restarted before it goes on:
     // vote-after-lost-disk.
-    Canary {
-        seeds: 5000,
-        ..canary("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view")
-    },
+    canary("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view"),
     // A round to add a node is finished by the next primary: added-by-another.
     canary("S5-inherited-add-counts", "S5", "whoever is in the view was added for its present disk"),
     // Any start: two-services.
@@ -190,10 +177,7 @@ pub const CANARIES: &[Canary] = &[
     // The primary's second backup is slower than the first: not-replicated.
     canary("mutant-first-answer-is-enough", "mutant", "the primary executes and answers after the first backup"),
     // A backup loses power between an acknowledgement and its sync, and is the primary next: lost-acknowledged.
-    Canary {
-        seeds: 5000,
-        ..canary("mutant-backup-acks-unsynced", "mutant", "a backup acknowledges a request before it is on its disk")
-    },
+    canary("mutant-backup-acks-unsynced", "mutant", "a backup acknowledges a request before it is on its disk"),
     // A backup's answer is lost for more than a second: out-of-turn.
     canary("mutant-backup-executes-again", "mutant", "a backup executes a request that is sent again once more"),
     // A client was told BUSY, and its request is executed later: answered-unexecuted.
