@@ -111,6 +111,9 @@ impl<S: StateMachine> Inner<S> {
                         tracing::info!(node = %self.me, vid = vid_insync, "in sync");
                     }
                 }
+                Step::Propose if rt::probe::weakened("H8-restart-unannounced") => {
+                    self.pause_until_commit(now() + MAX_REPROPOSE_PAUSE);
+                }
                 Step::Propose if self.state.lock().unsteady => self.ask_to_be_removed(),
                 Step::Propose => {
                     self.pause_until_commit(now() + rt::random::duration_below(pause));

@@ -63,7 +63,11 @@ pub const CANARIES: &[Canary] = &[
     // Any contention: two-holders, or a release that is refused.
     canary("H7-revoke-takes", "H7", "a client gives a lock back on a revoke's word, though a thread has it"),
     // A primary restarts before it is removed: heartbeats are answered, and it says BUSY for ever: stuck.
-    canary("H8-restart-unannounced", "H8", "a member that lost its state doesn't ask to be removed"),
+    canary(
+        "H8-restart-unannounced",
+        "H8",
+        "a member that restarts neither asks to be removed nor proposes the same members",
+    ),
     // A backup is paused or cut off for more than one second and less than it takes to be removed: stuck.
     canary("H9-invoke-sent-once", "H9", "a request that a backup didn't answer isn't sent again, and nobody is told"),
     // A primary is cut off from the members, and not from the clients, until they have a new one and it knows no

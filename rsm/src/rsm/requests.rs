@@ -258,8 +258,8 @@ impl<S: StateMachine> Inner<S> {
         };
         // What is acknowledged is on the disk.
         let unsynced = rt::probe::weakened("mutant-backup-acks-unsynced");
-        match self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)) {
-            _ if unsynced => {}
+        let on_disk = if unsynced { Ok(true) } else { self.journal.wait(logged, Some(now() + INVOKE_TIMEOUT)) };
+        match on_disk {
             Ok(true) => {}
             // Only late.
             Ok(false) => return (RsmStatus::BUSY, 0),
