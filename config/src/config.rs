@@ -15,8 +15,8 @@
 //!
 //! Deviations from the lab: another view number is no reason for a removal. A node that is behind asks a node that is
 //! ahead, by a prepare with n = 0, which asks for a value and for nothing else. A heartbeat is answered ERR with the
-//! *asker's* number by a node that wants to be removed (with 0 if it knows no view); a lab node that asks removes it for any ERR. To a lab node that
-//! is behind for long we answer ERR, as the lab does: its round then learns the value.
+//! *asker's* number by a node that wants to be removed (with 0 if it knows no view); a lab node that asks removes it for
+//! any ERR. To a lab node that is behind for long we answer ERR, as the lab does: its round then learns the value.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
