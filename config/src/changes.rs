@@ -135,8 +135,8 @@ impl Config {
         }
     }
 
-    /// Asks `name`, which the owner trusts, for the views after the last one, until it knows no more; of a lab node only
-    /// one is asked for. Blocks. Returns the last view's number.
+    /// Asks `name` for the views after the last one, as long as it is believed ([`Config::believes`]) and knows more; of a
+    /// lab node only one is asked for. Blocks. Returns the last view's number.
     pub fn catch_up_from(&self, name: &str) -> ViewId {
         while self.ask_for_next(name) && self.is_ours(name) {}
         self.vid()
@@ -147,9 +147,15 @@ impl Config {
         self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours() == Some(true))
     }
 
-    /// One step of catching up: true if `name` knew the next view.
+    /// One step of catching up: true if `name` is believed, and knew the next view.
     pub(crate) fn ask_for_next(&self, name: &str) -> bool {
-        let instance = self.vid().next().0;
+        let instance = {
+            let state = self.state.lock();
+            if !state.believes(&self.options.me, name) {
+                return false;
+            }
+            state.views.vid().next().0
+        };
         let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
         let Ok(client) = self.handles.client(name) else { return false };
         match client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT) {

@@ -7,8 +7,8 @@
 //!    against a dead majority.
 //! 3. The heartbeat handler takes `config.state` for a moment; it waits for neither disk nor round (H13), and nothing
 //!    that a heartbeat says stops the node (H16).
-//! 4. Values are taken only from members of this node's own last view, or from the node that the owner says it joins
-//!    through; from a lab node only one at a time.
+//! 4. Values are taken only from members of this node's own last view, or, unless it is alone in that, from a node that
+//!    the owner says it joins through; from a lab node only one at a time.
 //!
 //! Threads: the heartbeater. Handlers run where their bytes are read. Rounds run on the caller's thread.
 //! Locks: `config.state` ([`ranks::STATE`]).
@@ -93,12 +93,23 @@ impl State {
         self.asks_removal || self.disk_hangs || self.role.asks_removal() && self.views.is_member(me)
     }
 
-    /// Whether values are taken from a node, one by one (invariant 4). Not while this node knows no view: a first node that
-    /// lost its disk, and knows view 1 alone when it dies, would take itself for the only member. It gets all views at
-    /// once, from joinreq.
-    pub(crate) fn believes(&self, name: &str) -> bool {
-        let joins_through = self.through.iter().any(|known| known == name) && self.views.vid() > ViewId(0);
-        self.views.is_member(name) || joins_through
+    /// Whether `me`, this node, takes values from a node, one by one (invariant 4): from members of the last view, and from those that
+    /// this node joins through, `--also` included.
+    ///
+    /// But not while it knows no view: a first node that lost its disk, and knows view 1 alone when it dies, would take
+    /// itself for the only member. It gets all views at once, from joinreq. And not while it is alone in its last view: no
+    /// view follows that without its own vote, so whoever is ahead belongs to another service, perhaps to the one that this
+    /// node began before its disk was lost. It would vote there again (S6).
+    pub(crate) fn believes(&self, me: &str, name: &str) -> bool {
+        let Some(last) = self.views.last() else { return false };
+        last.contains(name) || last.members() != [me] && self.through.iter().any(|known| known == name)
+    }
+
+    /// Keeps in mind that `name`, which isn't believed, spoke of a view.
+    fn hear(&mut self, name: &str, vid: ViewId) {
+        if check_name(name).is_ok() {
+            self.heard = Some((name.to_owned(), vid));
+        }
     }
 }
 
@@ -241,6 +252,12 @@ impl Config {
         self.state.lock().views.latest().take(views).any(|view| view.contains(m))
     }
 
+    /// Whether `name` is asked for views when it knows more of them: a member of the last view, or a node that this one joins
+    /// through, but nobody while this node knows no view, and no other while it is alone in its last one.
+    pub fn believes(&self, name: &str) -> bool {
+        self.state.lock().believes(&self.options.me, name)
+    }
+
     /// Whether `m` is a member of view `vid`.
     pub fn ismember(&self, m: &str, vid: ViewId) -> bool {
         self.state.lock().views.get(vid).is_some_and(|view| view.contains(m))
@@ -366,9 +383,9 @@ impl Config {
         let mine = state.views.vid();
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
-        let trusted = state.believes(m);
-        if !trusted && vid > ViewId(0) && check_name(m).is_ok() {
-            state.heard = Some((m.to_owned(), vid));
+        let trusted = state.believes(&self.options.me, m);
+        if !trusted && vid > ViewId(0) {
+            state.hear(m, vid);
         }
         if state.wants_out(&self.options.me) {
             // "Remove me": ERR, and the asker's own number. But one that knows no view says that in any case: it may have
@@ -434,12 +451,11 @@ impl PaxosChange for Config {
 
     fn fallen_behind(&self, peer: &str, instance: Instance) {
         let mut state = self.state.lock();
-        if state.views.vid() == ViewId(0) {
-            if check_name(peer).is_ok() {
-                state.heard = Some((peer.to_owned(), ViewId(instance.saturating_sub(1))));
-            }
+        let vid = ViewId(instance.saturating_sub(1));
+        if state.believes(&self.options.me, peer) {
+            self.follow(&mut state, peer, vid);
         } else {
-            self.follow(&mut state, peer, ViewId(instance.saturating_sub(1)));
+            state.hear(peer, vid);
         }
     }
 }

@@ -7,14 +7,14 @@
 //! Threads: this one, one a node. Answers to pings come in on the RPC runtime's thread. The thread holds its node for
 //! one turn at a time, so that a node that is dropped takes it along.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rt::probe::observe;
 use rt::time::{Instant, now};
 use yfs_paxos::Outcome;
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
-use yfs_rpc::CallError;
+use yfs_rpc::{CallError, Client};
 
 use crate::config::Config;
 use crate::detector::{FailureDetector, Pong, Reason};
@@ -150,7 +150,7 @@ impl Config {
     fn follow_those_ahead(&self) {
         let ahead = self.state.lock().ahead.take();
         let Some((peer, vid)) = ahead else { return };
-        while self.state.lock().believes(&peer) {
+        while self.believes(&peer) {
             if vid > self.vid().next() && !self.is_ours(&peer) {
                 let change = self.state.lock().change.as_ref().and_then(Weak::upgrade);
                 if let Some(change) = change {
@@ -205,17 +205,23 @@ impl Config {
 
     /// Sends one ping; its answer goes to the detector.
     pub(crate) fn doheartbeat(&self, peer: &str) {
-        let labs_rest = self.state.lock().lab_rests_until.is_some_and(|until| now() < until);
         // Asked only then: a silent node would keep this thread from the others for a second.
-        if labs_rest && !self.is_ours(peer) {
-            return;
+        if !self.labs_rest() || self.is_ours(peer) {
+            self.ping(peer, self.handles.client(peer).ok());
         }
+    }
+
+    fn labs_rest(&self) -> bool {
+        self.state.lock().lab_rests_until.is_some_and(|until| now() < until)
+    }
+
+    fn ping(&self, peer: &str, client: Option<Arc<Client>>) {
         let vid = {
             let mut state = self.state.lock();
             state.detector.pinged(peer, now());
             state.views.vid()
         };
-        let Ok(client) = self.handles.client(peer) else {
+        let Some(client) = client else {
             // A name without an address is a silent node.
             self.state.lock().detector.unanswered(peer);
             return;
@@ -231,7 +237,7 @@ impl Config {
     }
 
     fn ponged(&self, peer: &str, asked: ViewId, answer: Result<(i32, i32), CallError>) {
-        let ours = self.handles.client(peer).is_ok_and(|client| client.is_ours() == Some(true));
+        let ours = self.handles.is_ours(peer) == Some(true);
         {
             let mut state = self.state.lock();
             match answer {
@@ -262,9 +268,10 @@ impl Config {
             }
         }
         self.changed.notify_all();
-        // It was restarted: the client that is made now will find the new server (lab: deletes the handle).
-        if answer == Err(CallError::OldServer) && !self.state.lock().stopping {
-            self.doheartbeat(peer);
+        // It was restarted: the client that is made now will find the new server (lab: deletes the handle). Nothing here may
+        // block, it runs on the RPC runtime's thread.
+        if answer == Err(CallError::OldServer) && !self.state.lock().stopping && !self.labs_rest() {
+            self.ping(peer, self.handles.client_at_hand(peer));
         }
     }
 

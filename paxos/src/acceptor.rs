@@ -44,8 +44,8 @@ pub trait PaxosChange: Send + Sync {
     /// `instance` is decided. Called for each instance once, in order. A receiver ignores an older one all the same.
     fn paxos_commit(&self, instance: Instance, value: &Value);
 
-    /// `peer` speaks of `instance`, which is beyond the next one: it knows values that this node doesn't. `peer` is a
-    /// member of the last view, or anybody if this node knows no view. Must not block.
+    /// `peer`, which may be anybody, speaks of `instance`, which is beyond the next one: if it is right it knows values that
+    /// this node doesn't. Must not block.
     fn fallen_behind(&self, _peer: &str, _instance: Instance) {}
 }
 

@@ -247,7 +247,8 @@ impl Proposer {
     /// Those of `members` who may be asked for a vote in `instance` (invariant 5). Lab nodes are asked first whether they
     /// know the instance before: by a prepare with n = 0, whose promise would be worth nothing.
     fn who_may_vote(&self, instance: Instance, members: &[String], unlikely: &BTreeSet<String>) -> Vec<String> {
-        let (mut voters, labs): (Vec<&String>, Vec<&String>) = members.iter().partition(|m| self.is_ours(m));
+        let ours = |m: &String| self.handles.is_ours(m) == Some(true);
+        let (mut voters, labs): (Vec<&String>, Vec<&String>) = members.iter().partition(|m| ours(m));
         // With this node.
         let (majority, mut known) = (members.len().div_ceil(2) + 1, voters.len() + 1);
         let enough = known >= majority;
@@ -299,11 +300,6 @@ impl Proposer {
         }
     }
 
-    /// Whether a member is known to be no lab node.
-    fn is_ours(&self, m: &str) -> bool {
-        self.handles.client(m).is_ok_and(|client| client.is_ours() == Some(true))
-    }
-
     /// Commits the chosen value here, and tells the others.
     fn decide(&self, instance: Instance, view: &Value, ballot: &Ballot) {
         let value = ballot.value().as_str().to_owned();
@@ -311,7 +307,7 @@ impl Proposer {
         let peers: Vec<String> = self
             .others(view.members())
             .into_iter()
-            .filter(|m| ballot.accepted().contains(m) || self.is_ours(m))
+            .filter(|m| ballot.accepted().contains(m) || self.handles.is_ours(m) == Some(true))
             .collect();
         let arg = DecideArg { instance, v: value };
         let calls = Calls::start(&self.handles, &peers, DECIDEREQ, &(self.me.clone(), arg), STEP_TIMEOUT);

@@ -6,6 +6,7 @@
 //! Locks: `rpc.handle` guards the table; clients are made with the lock released, because a name may have to be resolved.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rt::sync::{Mutex, Rank};
@@ -42,16 +43,28 @@ impl Handles {
         Handles(Arc::new(Inner { pollmgr: pollmgr.clone(), options, state: Mutex::new(STATE_RANK, state) }))
     }
 
-    /// The client of a node (lab: `handle::safebind`). May ask the name service if the name is not a number.
+    /// The client of a node (lab: `handle::safebind`). May ask the name service if there is none yet and the name isn't a
+    /// number.
     ///
     /// # Errors
     /// When the name is malformed or can't be resolved.
     #[doc(alias = "safebind")]
     pub fn client(&self, name: &str) -> std::io::Result<Arc<Client>> {
-        if let Some(client) = self.0.state.lock().clients.get(name).filter(|client| !client.is_outdated()) {
-            return Ok(client.clone());
+        match self.client_at_hand(name) {
+            Some(client) => Ok(client),
+            None => Ok(self.make(name, names::resolve(name)?)),
         }
-        let made = Arc::new(Client::new_on(&self.0.pollmgr, names::resolve(name)?, self.0.options.clone()));
+    }
+
+    /// The client of a node that was asked for before, or a new one if its server proved to be another one: that answered at
+    /// the same address. Never asks the name service.
+    pub fn client_at_hand(&self, name: &str) -> Option<Arc<Client>> {
+        let client = self.known(name)?;
+        Some(if client.is_outdated() { self.make(name, client.address()) } else { client })
+    }
+
+    fn make(&self, name: &str, address: SocketAddr) -> Arc<Client> {
+        let made = Arc::new(Client::new_on(&self.0.pollmgr, address, self.0.options.clone()));
         let (client, _replaced) = {
             let mut state = self.0.state.lock();
             match state.clients.get(name).filter(|client| !client.is_outdated()) {
@@ -63,7 +76,16 @@ impl Handles {
                 }
             }
         };
-        Ok(client)
+        client
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<Client>> {
+        self.0.state.lock().clients.get(name).cloned()
+    }
+
+    /// Whether a node is known to be one of ours, or of the lab: see [`Client::is_ours`]. Makes no client, and never blocks.
+    pub fn is_ours(&self, name: &str) -> Option<bool> {
+        self.known(name)?.is_ours()
     }
 
     /// Drops a node's client; its outstanding calls end when the last user drops it.

@@ -25,13 +25,14 @@ pub struct Options {
     pub refused_patience: Option<Duration>,
 }
 
-/// Descriptors that a server leaves to files and to its own connections.
+/// Descriptors that a server leaves to files and to connections to other servers, in any case.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 impl Default for Options {
-    /// No loss, no counts, as many connections as the process's file limit allows.
+    /// No loss, no counts, and half as many connections as the process's file limit allows: to most who connect, a lock
+    /// server connects, too.
     fn default() -> Self {
-        let connections = rt::process::file_limit().saturating_sub(RESERVED_DESCRIPTORS).max(16);
+        let connections = (rt::process::file_limit().saturating_sub(RESERVED_DESCRIPTORS) / 2).max(16);
         Options {
             lossy_percent: 0,
             count_every: 0,

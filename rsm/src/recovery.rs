@@ -63,12 +63,13 @@ impl<S: StateMachine> Inner<S> {
     /// The recovery thread.
     pub(crate) fn recovery(self: &Arc<Self>) {
         let named = self.first == self.me || rt::probe::weakened("S6-first-begins-again");
-        // It goes on listening for the one that was there before, after a restart too, until another node has joined.
-        let mut listens = named && self.has_always_been_alone();
         // Only a node without a log, that is named as the first, begins a service.
-        if listens && self.cfg.is_new() && !self.begin_unless_there_is_one() {
+        if named && self.cfg.is_new() && !self.begin_unless_there_is_one() {
             return;
         }
+        // Who has begun one goes on listening for the one that was there before, after a restart too, until another node
+        // has joined.
+        let mut listens = self.cfg.vid() > ViewId(0) && self.has_always_been_alone();
         let mut pause = FIRST_JOIN_PAUSE;
         let mut tries = 0_u32;
         // Since when it takes part; until that was so for long enough once, which is written down here: this thread may
@@ -173,7 +174,8 @@ impl<S: StateMachine> Inner<S> {
                 return false;
             }
         }
-        if self.state.lock().stopping {
+        // Somebody may have spoken meanwhile.
+        if self.state.lock().stopping || self.is_named_elsewhere() == Some(true) {
             return false;
         }
         self.begin_service().inspect_err(|error| self.fatal(&error.explain())).is_ok()

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{APPEND, Cluster, DEADLINE, append, wait_until};
@@ -218,6 +221,21 @@ fn a_joiner_that_nobody_can_reach_is_not_admitted() {
     assert_eq!(append(&cluster.client(), 1), 1);
 }
 
+/// A lab node with another state answers, at as many names as it likes. No connection to it may stay.
+#[test]
+fn joiners_that_are_not_admitted_leave_no_connections_behind() {
+    let cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    let lab = LabNode::start();
+    let client = Client::new(yfs_rpc::names::resolve(&cluster.names[0]).unwrap(), yfs_rpc::Options::default());
+    for host in 1..=100 {
+        let name = format!("127.0.1.{host}:{}", lab.port);
+        let answer = client.call(JOINREQ, (name, Viewstamp { vid: 9, seqno: 9 }), DEADLINE);
+        assert_eq!(answer.unwrap().0, RsmStatus::BUSY as i32);
+    }
+    wait_until("connections are closed", || lab.connections() == (100, 0));
+}
+
 /// To ask each back takes a second: nothing answers at that name, and nothing refuses.
 #[test]
 fn strangers_that_ask_to_join_keep_no_member_from_coming_back() {
@@ -252,5 +270,54 @@ fn two_of_three_die_and_one_comes_back() {
         assert_eq!(cluster.wait_for_equal_states(&[survivor, back]), [1, 2], "{survivor} {dead} {back}");
         cluster.restart(dead);
         cluster.wait_for_members(&[0, 1, 2]);
+    }
+}
+
+/// Answers every request as the lab's server answers its bind, without a word of ours in it.
+struct LabNode {
+    port: u16,
+    /// How many connections were made, and how many are left.
+    connections: Arc<(AtomicUsize, AtomicUsize)>,
+}
+
+#[allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, reason = "a test; it isn't ours")]
+impl LabNode {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let counted = connections.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, counted) = (stream.unwrap(), counted.clone());
+                counted.0.fetch_add(1, SeqCst);
+                counted.1.fetch_add(1, SeqCst);
+                std::thread::spawn(move || {
+                    let _ = answer_all(&mut stream);
+                    counted.1.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        LabNode { port, connections }
+    }
+
+    fn connections(&self) -> (usize, usize) {
+        (self.connections.0.load(SeqCst), self.connections.1.load(SeqCst))
+    }
+}
+
+#[allow(clippy::disallowed_types, reason = "it isn't ours")]
+fn answer_all(stream: &mut std::net::TcpStream) -> std::io::Result<()> {
+    loop {
+        let mut size = [0; 4];
+        stream.read_exact(&mut size)?;
+        let mut request = vec![0; u32::from_be_bytes(size) as usize - size.len()];
+        stream.read_exact(&mut request)?;
+        // Size, the request's number, no checksum and no result, the status; and a nonce.
+        let mut reply = vec![0, 0, 0, 28];
+        reply.extend(&request[..4]);
+        reply.extend([0; 16]);
+        reply.extend([0, 0, 0, 7]);
+        stream.write_all(&reply)?;
     }
 }

@@ -262,20 +262,32 @@ fn s06_a_first_node_that_lost_its_disk_begins_no_second_service_and_joins_the_su
 /// Nobody names it: it can't be told from a new one, and is one.
 #[test]
 fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
-    let mut cluster = Cluster::start(2);
-    append(&cluster.client(), 1);
-    cluster.kill(0);
-    cluster.kill(1);
-    cluster.lose_disk(0);
-    let reasons = Reasons::new();
-    cluster.start_with(0, reasons.of(cluster.options(0)));
-    wait_until("it serves", || cluster.node(0).amiprimary());
-    assert_eq!(cluster.node(0).view(), (1, vec![cluster.names[0].clone()]));
-    assert_eq!(append(&cluster.client(), 2), 1);
-    // One that remembers comes back: the younger service ends, not the one that has the state.
-    cluster.restart(1);
-    wait_until("it gives up", || !reasons.all().is_empty());
-    assert!(reasons.all()[0].contains("its disk was lost"), "{:?}", reasons.all());
+    for is_told in [false, true] {
+        let (mut cluster, client) = started(2);
+        cluster.kill(0);
+        cluster.kill(1);
+        cluster.lose_disk(0);
+        let reasons = Reasons::new();
+        let also = if is_told { cluster.names[1..].to_vec() } else { Vec::new() };
+        cluster.start_with(0, reasons.of(Options { also, ..cluster.options(0) }));
+        wait_until("it serves", || cluster.node(0).amiprimary());
+        let alone = (1, vec![cluster.names[0].clone()]);
+        assert_eq!(cluster.node(0).view(), alone);
+        assert_eq!(append(&cluster.client(), 2), 1);
+        // One that remembers comes back: the younger service ends, not the one that has the state.
+        cluster.restart(1);
+        wait_until("it gives up", || !reasons.all().is_empty());
+        assert!(reasons.all()[0].contains("its disk was lost"), "{:?}", reasons.all());
+        // It takes no views from there, not from one that it joins through, either: it would vote again.
+        rt::time::sleep(Duration::from_secs(1));
+        assert_eq!(cluster.node(0).view(), alone);
+        cluster.kill(0);
+        cluster.kill(1);
+        start_over(cluster.dir(), &cluster.names[1], true).unwrap();
+        cluster.restart(1);
+        wait_until("it serves", || cluster.node(1).amiprimary());
+        assert_eq!(append(&client, 2), 2, "nothing was lost");
+    }
 }
 
 /// S6: the one that pings all is away for a moment. The others ping the primary, too.
@@ -560,9 +572,11 @@ fn s06_a_younger_service_ends_after_a_restart_too() {
     cluster.lose_disk(0);
     let reasons = Reasons::new();
     for round in 1..=2 {
-        cluster.start_with(0, reasons.of(cluster.options(0)));
+        // The operator has read that it is to join, but not that its files are to be moved away.
+        let first = cluster.names[round - 1].clone();
+        cluster.start_with(0, reasons.of(Options { first, ..cluster.options(0) }));
         wait_until("it serves", || cluster.node(0).amiprimary());
-        assert_eq!(append(&cluster.client(), 2), round);
+        assert_eq!(append(&cluster.client(), 2), round as u64);
         if round == 1 {
             cluster.kill(0);
         }

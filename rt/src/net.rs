@@ -189,8 +189,8 @@ impl TcpListener {
     /// The next connection; `WouldBlock` if there is none.
     ///
     /// # Errors
-    /// `WouldBlock`; out of descriptors shows as EMFILE or ENFILE, and the connection is still there later, without a
-    /// new event. Any other error concerns the one connection: go on accepting.
+    /// `WouldBlock`; out of descriptors (but for some that are left to files) shows as EMFILE or ENFILE, and the
+    /// connection is still there later, without a new event. Any other error concerns the one connection: go on accepting.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.0.accept().map(|(stream, addr)| (TcpStream(stream), addr))
     }
@@ -212,7 +212,7 @@ impl TcpStream {
     /// The socket sets SO_REUSEADDR, so that its port can be listened on when it is gone.
     ///
     /// # Errors
-    /// What the operating system says at once.
+    /// What the operating system says at once; EMFILE when it has no descriptors but for some that are left to files.
     pub fn connect(addr: SocketAddr) -> io::Result<Self> {
         redirect!(backend => backend.connect(addr).map(TcpStream));
         os::connect(addr).map(TcpStream)

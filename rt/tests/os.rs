@@ -190,7 +190,19 @@ fn a_file_knows_whether_it_has_its_name_still() {
     assert!(!file.is_at(&other).unwrap());
 }
 
-/// In a process of its own, whose limit it is; without it the process would be killed.
+/// Runs the test `name` again in a process of its own, with one of the shell's limits. It finds `value` in `variable`.
+fn with_a_limit(limit: &str, name: &str, variable: &str, value: &std::path::Path) {
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$0\" --exact \"$1\"")])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(variable, value)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Without the program's own word the process would be killed.
 #[test]
 fn a_write_beyond_the_limit_of_a_files_size_is_an_error() {
     let of_child = "RT_TEST_FILE_SIZE";
@@ -204,12 +216,33 @@ fn a_write_beyond_the_limit_of_a_files_size_is_an_error() {
     }
     let folder = tempfile::tempdir().unwrap();
     let test = "a_write_beyond_the_limit_of_a_files_size_is_an_error";
-    let output = Command::new("sh")
-        .args(["-c", "ulimit -f 64; exec \"$0\" --exact \"$1\""])
-        .arg(std::env::current_exe().unwrap())
-        .arg(test)
-        .env(of_child, folder.path().join("file"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    with_a_limit("-f 64", test, of_child, &folder.path().join("file"));
+}
+
+/// Nobody who connects, or is connected to, keeps a node from writing its files.
+#[test]
+fn connections_leave_descriptors_to_files() {
+    let of_child = "RT_TEST_DESCRIPTORS";
+    if let Some(folder) = std::env::var_os(of_child) {
+        let listener = TcpPort::bind("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut connections = Vec::new();
+        let error = loop {
+            match TcpStream::connect(addr) {
+                Ok(connection) => connections.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.raw_os_error(), connections.len() > 30), (Some(libc::EMFILE), true));
+        assert_eq!(listener.accept().err().unwrap().raw_os_error(), error.raw_os_error());
+        let path = |n: usize| std::path::Path::new(&folder).join(n.to_string());
+        let files: Vec<_> = (0..8).map(|n| fs::File::create_new(&path(n)).unwrap()).collect();
+        // The connection that waits is taken when there is room.
+        connections.truncate(20);
+        drop(files);
+        assert!(listener.accept().is_ok());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    with_a_limit("-n 64", "connections_leave_descriptors_to_files", of_child, folder.path());
 }

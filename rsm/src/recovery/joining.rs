@@ -52,9 +52,8 @@ impl<S: StateMachine> Inner<S> {
             self.warn_if_nobody_holds_the_state();
         }
         let mut asked = Vec::new();
-        let (candidates, believed) = self.candidates();
-        for (at, candidate) in candidates.into_iter().enumerate() {
-            if at < believed && self.has_learnt_views_from(&candidate) {
+        for candidate in self.candidates() {
+            if self.has_learnt_views_from(&candidate) {
                 return true;
             }
             let Some(primary) = self.primary_by(&candidate) else { continue };
@@ -74,13 +73,13 @@ impl<S: StateMachine> Inner<S> {
         false
     }
 
-    /// Whom to ask for the primary: the node to join through and the members of the last view, who are believed when they
-    /// name views; then whoever was a member before (H25). The second value says how many are believed.
-    fn candidates(&self) -> (Vec<String>, usize) {
+    /// Whom to ask for the primary: the nodes to join through and the members of the last view, then whoever was a member
+    /// before (H25).
+    fn candidates(&self) -> Vec<String> {
         let mut names = vec![self.first.clone()];
         names.extend(self.joins_through().into_iter().filter(|name| *name != self.first));
         if rt::probe::weakened("H25-joiner-asks-first-only") {
-            return (vec![self.first.clone()], 1);
+            return vec![self.first.clone()];
         }
         let (last, mut add) = (self.cfg.vid().0, |view: &[String]| {
             view.iter().for_each(|name| {
@@ -90,30 +89,26 @@ impl<S: StateMachine> Inner<S> {
             });
             names.len()
         });
-        let believed = add(self.state.lock().replica.members());
+        add(self.state.lock().replica.members());
         for vid in (1..last).rev().take(MAX_VIEWS_ASKED) {
             let Some(view) = self.cfg.get_view(ViewId(vid)) else { break };
             if add(view.members()) >= MAX_CANDIDATES {
                 break;
             }
         }
-        (names, believed)
+        names
     }
 
     /// Whether somebody who is believed knew views that this node hasn't heard of.
     pub(super) fn has_learnt_views(&self) -> bool {
-        let (candidates, believed) = self.candidates();
-        candidates.iter().take(believed).any(|candidate| self.has_learnt_views_from(candidate))
+        self.candidates().iter().any(|candidate| self.has_learnt_views_from(candidate))
     }
 
-    /// Whether `name` knew views that this node hasn't heard of: one may name it, whose primary is dead. Only for a node
-    /// that has a log: without one it must not vote where it may have voted before.
+    /// Whether `name` is believed and knew views that this node hasn't heard of: one may name it, whose primary is dead.
     fn has_learnt_views_from(&self, name: &str) -> bool {
         let before = self.cfg.vid();
-        before > ViewId(0)
-            && name != self.me
-            && self.is_of_the_lab(name) == Some(false)
-            && self.cfg.catch_up_from(name) > before
+        let asked = name != self.me && self.cfg.believes(name);
+        asked && self.is_of_the_lab(name) == Some(false) && self.cfg.catch_up_from(name) > before
     }
 
     /// Whom `name` takes for the primary: nobody if it doesn't answer.
@@ -187,6 +182,15 @@ impl<S: StateMachine> Inner<S> {
 
     /// Handler: adds `m` to the view, and answers with the Paxos log (lab: `joinreq`).
     pub(crate) fn joinreq(&self, m: &str, last: Viewstamp) -> (RsmStatus, Bytes) {
+        let answer = self.admit(m, last);
+        if !self.cfg.ismember(m, self.cfg.vid()) {
+            // Strangers' names, and connections to them, must not pile up.
+            self.handles.forget(m);
+        }
+        answer
+    }
+
+    fn admit(&self, m: &str, last: Viewstamp) -> (RsmStatus, Bytes) {
         let busy = (RsmStatus::BUSY, Bytes::default());
         let (listed, added, kept_away) = {
             let state = self.state.lock();
@@ -294,7 +298,7 @@ impl<S: StateMachine> Inner<S> {
     fn ask_back(&self, m: &str) -> Option<Joiner> {
         let vid = self.cfg.vid();
         // The first try may only find out that the client is bound to the server that was there before.
-        let answer = (0..2).find_map(|_| {
+        (0..2).find_map(|_| {
             let client = self.handles.client(m).ok()?;
             client.bind(MEMBERS_TIMEOUT).ok()?;
             if !client.is_ours()? {
@@ -306,12 +310,7 @@ impl<S: StateMachine> Inner<S> {
             let blank = (theirs == 0).then_some(disk);
             let asks_removal = status != PaxosStatus::OK as i32 && [0, vid.0].contains(&theirs.cast_unsigned());
             Some(Joiner { asks_removal, disk: Some(disk), blank })
-        });
-        if answer.is_none() && !self.cfg.ismember(m, vid) {
-            // Strangers' names must not pile up.
-            self.handles.forget(m);
-        }
-        answer
+        })
     }
 
     /// Whether `m` is not a member's name, but its address: a node that is a member twice would count twice.

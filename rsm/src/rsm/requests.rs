@@ -129,15 +129,26 @@ impl<S: StateMachine> Inner<S> {
             state.request.as_ref().map(|(procno, req, _)| (*procno, vs, req.clone()))
         };
         let Some(request) = request else { return };
+        // This may be the RPC runtime's thread, which can't wait for a name's address; config's makes clients of all members.
+        let Some(client) = self.handles.client_at_hand(backup) else {
+            self.cfg.suspect(backup);
+            return self.send_invoke_again(backup.to_owned(), vs);
+        };
         let (weak, name) = (Arc::downgrade(self), backup.to_owned());
-        match self.handles.client(backup) {
-            Ok(client) => client.call_async(INVOKE, request, INVOKE_TIMEOUT, move |answer| {
-                if let Some(rsm) = weak.upgrade() {
-                    rsm.invoke_answered(&name, vs, answer);
-                }
-            }),
-            Err(error) => tracing::warn!(node = %self.me, peer = backup, %error, "a backup has no address"),
-        }
+        client.call_async(INVOKE, request, INVOKE_TIMEOUT, move |answer| {
+            if let Some(rsm) = weak.upgrade() {
+                rsm.invoke_answered(&name, vs, answer);
+            }
+        });
+    }
+
+    fn send_invoke_again(self: &Arc<Self>, backup: String, vs: Viewstamp) {
+        let weak = Arc::downgrade(self);
+        self.options.pollmgr.run_at(now() + INVOKE_AGAIN, move || {
+            if let Some(rsm) = weak.upgrade() {
+                rsm.send_invoke(&backup, vs);
+            }
+        });
     }
 
     fn invoke_answered(self: &Arc<Self>, backup: &str, vs: Viewstamp, answer: Result<(i32, i32), CallError>) {
@@ -178,12 +189,7 @@ impl<S: StateMachine> Inner<S> {
         if refused_for > patience && self.cfg.request_same(ViewId(vs.vid)) {
             tracing::warn!(node = %self.me, peer = backup, %vs, "a backup refuses a request: a new view re-syncs it");
         }
-        let (weak, name) = (Arc::downgrade(self), backup.to_owned());
-        self.options.pollmgr.run_at(now() + INVOKE_AGAIN, move || {
-            if let Some(rsm) = weak.upgrade() {
-                rsm.send_invoke(&name, vs);
-            }
-        });
+        self.send_invoke_again(backup.to_owned(), vs);
     }
 
     /// All backups have executed the request: now the primary does, unless a new view has dropped it.
@@ -271,7 +277,6 @@ impl<S: StateMachine> Inner<S> {
 
     /// Whether the latest view's primary is a node of the lab, as far as is known.
     fn has_lab_primary(&self, replica: &Replica) -> bool {
-        let of_the_lab = |primary| self.handles.client(primary).is_ok_and(|client| client.is_ours() == Some(false));
-        replica.primary().is_some_and(of_the_lab)
+        replica.primary().is_some_and(|primary| self.handles.is_ours(primary) == Some(false))
     }
 }

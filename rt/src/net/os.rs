@@ -19,6 +19,9 @@ use crate::time::Instant;
 const EVENTS: usize = 1024;
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
+/// Descriptors that connections leave to files, or an eighth of a small limit: nobody who connects, or is connected to,
+/// may keep a node from opening a file.
+const LEFT_TO_FILES: u64 = 32;
 /// Buffers that the kernel takes in one write (IOV_MAX); it refuses more.
 const BUFFERS: usize = 1024;
 
@@ -115,6 +118,13 @@ fn new_socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
     Ok(socket)
 }
 
+/// EMFILE if this new descriptor leaves too few: the lowest free one is always taken, so a high one means that.
+fn leave_some_to_files(descriptor: RawFd) -> io::Result<()> {
+    let limit = crate::process::file_limit();
+    let most = limit.saturating_sub(LEFT_TO_FILES.min(limit / 8));
+    if u64::from(descriptor.unsigned_abs()) < most { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
+}
+
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<AnyListener> {
     let socket = new_socket(addr)?;
     socket.bind(&SockAddr::from(addr))?;
@@ -123,6 +133,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<AnyListener> {
 
 pub(crate) fn connect(addr: SocketAddr) -> io::Result<AnyStream> {
     let socket = new_socket(addr)?;
+    leave_some_to_files(socket.as_raw_fd())?;
     socket.set_tcp_nodelay(true)?;
     match socket.connect(&SockAddr::from(addr)) {
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -154,6 +165,8 @@ impl objects::Listener for Listener {
     }
 
     fn accept(&self) -> io::Result<(AnyStream, SocketAddr)> {
+        // Before a connection is taken: later it couldn't go back.
+        leave_some_to_files(self.0.try_clone()?.as_raw_fd())?;
         let (socket, addr) = retry(|| self.0.accept())?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
