@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rt::probe::observe;
 use rt::time::{Instant, now};
-use yfs_paxos::protocol::{DISKREQ, PREPAREREQ, PaxosStatus, PrepareArg};
-use yfs_paxos::{DiskId, Outcome, ProposalNumber, Value};
+use yfs_paxos::protocol::{DISKREQ, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
+use yfs_paxos::{DiskId, Instance, Outcome, ProposalNumber, Value};
 
 use crate::config::Config;
 use crate::detector::FailureDetector;
@@ -147,6 +147,22 @@ impl Config {
         self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours() == Some(true))
     }
 
+    /// Whether `name` knows this node's last view as this node does: it is of the same service, and not behind. True if this
+    /// node knows none. `None` if there is no answer. Not for lab nodes: they may stop at a question about a later view.
+    pub fn has_last_view(&self, name: &str) -> Option<bool> {
+        let Some((ViewId(instance), view)) = self.last_view() else { return Some(true) };
+        let (status, res) = self.ask_for(name, instance)?;
+        let theirs = Value::parse(&res.v_a).ok().filter(|_| status == PaxosStatus::OK as i32 && res.oldinstance);
+        Some(theirs.is_some_and(|theirs| theirs.same_view(&view)))
+    }
+
+    /// A prepare with n = 0: it asks for a value, and for nothing else.
+    fn ask_for(&self, name: &str, instance: Instance) -> Option<(i32, PrepareRes)> {
+        let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
+        let client = self.handles.client(name).ok()?;
+        client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT).ok()
+    }
+
     /// One step of catching up: true if `name` is believed, and knew the next view.
     pub(crate) fn ask_for_next(&self, name: &str) -> bool {
         let instance = {
@@ -156,10 +172,8 @@ impl Config {
             }
             state.views.vid().next().0
         };
-        let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
-        let Ok(client) = self.handles.client(name) else { return false };
-        match client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT) {
-            Ok((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
+        match self.ask_for(name, instance) {
+            Some((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
                 let committed = self.acceptor.commit(instance, &res.v_a);
                 if committed {
                     tracing::debug!(node = %self.options.me, peer = name, vid = instance, "caught up");

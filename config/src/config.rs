@@ -101,8 +101,12 @@ impl State {
     /// view follows that without its own vote, so whoever is ahead belongs to another service, perhaps to the one that this
     /// node began before its disk was lost. It would vote there again (S6).
     pub(crate) fn believes(&self, me: &str, name: &str) -> bool {
-        let Some(last) = self.views.last() else { return false };
-        last.contains(name) || last.members() != [me] && self.through.iter().any(|known| known == name)
+        let joins_through = || !self.is_alone(me) && self.through.iter().any(|known| known == name);
+        self.views.vid() > ViewId(0) && (self.views.is_member(name) || joins_through())
+    }
+
+    fn is_alone(&self, me: &str) -> bool {
+        self.views.last().is_some_and(|last| last.members() == [me])
     }
 
     /// Keeps in mind that `name`, which isn't believed, spoke of a view.
@@ -192,7 +196,7 @@ impl Config {
     }
 
     /// Names the nodes through which this one joins: when one of them is ahead, it is followed though it is no member of
-    /// the last view here.
+    /// the last view here. They have to be of the same service.
     pub fn set_joins_through(&self, names: &[String]) {
         self.state.lock().through = names.to_vec();
     }
@@ -256,6 +260,11 @@ impl Config {
     /// through, but nobody while this node knows no view, and no other while it is alone in its last one.
     pub fn believes(&self, name: &str) -> bool {
         self.state.lock().believes(&self.options.me, name)
+    }
+
+    /// Whether this node is the only member of its last view.
+    pub fn is_alone(&self) -> bool {
+        self.state.lock().is_alone(&self.options.me)
     }
 
     /// Whether `m` is a member of view `vid`.

@@ -268,10 +268,13 @@ impl Config {
             }
         }
         self.changed.notify_all();
-        // It was restarted: the client that is made now will find the new server (lab: deletes the handle). Nothing here may
-        // block, it runs on the RPC runtime's thread.
+        // It was restarted: the client that is made now will find the new server (lab: deletes the handle). This runs on the
+        // RPC runtime's thread, which can't wait for a name's address: the heartbeater does.
         if answer == Err(CallError::OldServer) && !self.state.lock().stopping && !self.labs_rest() {
-            self.ping(peer, self.handles.client_at_hand(peer));
+            match self.handles.client_at_hand(peer) {
+                Some(client) => self.ping(peer, Some(client)),
+                None => self.suspect(peer),
+            }
         }
     }
 

@@ -43,24 +43,21 @@ impl Handles {
         Handles(Arc::new(Inner { pollmgr: pollmgr.clone(), options, state: Mutex::new(STATE_RANK, state) }))
     }
 
-    /// The client of a node (lab: `handle::safebind`). May ask the name service if there is none yet and the name isn't a
-    /// number.
+    /// The client of a node (lab: `handle::safebind`). May ask the name service, unless the name's host is a number.
     ///
     /// # Errors
     /// When the name is malformed or can't be resolved.
     #[doc(alias = "safebind")]
     pub fn client(&self, name: &str) -> std::io::Result<Arc<Client>> {
-        match self.client_at_hand(name) {
+        match self.current(name) {
             Some(client) => Ok(client),
             None => Ok(self.make(name, names::resolve(name)?)),
         }
     }
 
-    /// The client of a node that was asked for before, or a new one if its server proved to be another one: that answered at
-    /// the same address. Never asks the name service.
+    /// As [`Handles::client`], where nobody may wait for the name service: `None` if it would have to be asked.
     pub fn client_at_hand(&self, name: &str) -> Option<Arc<Client>> {
-        let client = self.known(name)?;
-        Some(if client.is_outdated() { self.make(name, client.address()) } else { client })
+        self.current(name).or_else(|| Some(self.make(name, names::number(name)?)))
     }
 
     fn make(&self, name: &str, address: SocketAddr) -> Arc<Client> {
@@ -79,13 +76,13 @@ impl Handles {
         client
     }
 
-    fn known(&self, name: &str) -> Option<Arc<Client>> {
-        self.0.state.lock().clients.get(name).cloned()
+    fn current(&self, name: &str) -> Option<Arc<Client>> {
+        self.0.state.lock().clients.get(name).filter(|client| !client.is_outdated()).cloned()
     }
 
     /// Whether a node is known to be one of ours, or of the lab: see [`Client::is_ours`]. Makes no client, and never blocks.
     pub fn is_ours(&self, name: &str) -> Option<bool> {
-        self.known(name)?.is_ours()
+        self.current(name)?.is_ours()
     }
 
     /// Drops a node's client; its outstanding calls end when the last user drops it.

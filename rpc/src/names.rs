@@ -31,6 +31,11 @@ pub fn resolve(name: &str) -> io::Result<SocketAddr> {
     first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("'{name}' has no address")))
 }
 
+/// The same for a name whose host is a number: needs no name service. `None` if it is none.
+pub fn number(name: &str) -> Option<SocketAddr> {
+    address(name).ok()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +45,17 @@ mod tests {
         assert_eq!(address("21000").as_deref(), Ok("127.0.0.1:21000"));
         assert_eq!(address("10.0.0.5:4000").as_deref(), Ok("10.0.0.5:4000"));
         assert_eq!(address("[::1]:4000").as_deref(), Ok("[::1]:4000"));
+    }
+
+    #[test]
+    fn a_host_that_is_a_number_needs_no_name_service() {
+        for (name, address) in
+            [("21000", "127.0.0.1:21000"), ("10.0.0.5:4000", "10.0.0.5:4000"), ("[::1]:9", "[::1]:9")]
+        {
+            assert_eq!(number(name), Some(address.parse().unwrap()));
+            assert_eq!(resolve(name).unwrap(), number(name).unwrap());
+        }
+        assert_eq!((number("localhost:21000"), number("x")), (None, None));
     }
 
     #[test]

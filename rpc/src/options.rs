@@ -25,14 +25,15 @@ pub struct Options {
     pub refused_patience: Option<Duration>,
 }
 
-/// Descriptors that a server leaves to files and to connections to other servers, in any case.
+/// Descriptors that a server leaves to others, and one in so many of all: a lock server connects to clients and members.
 const RESERVED_DESCRIPTORS: u64 = 64;
+const RESERVED_PART: u64 = 4;
 
 impl Default for Options {
-    /// No loss, no counts, and half as many connections as the process's file limit allows: to most who connect, a lock
-    /// server connects, too.
+    /// No loss, no counts, as many connections as the process's file limit allows.
     fn default() -> Self {
-        let connections = (rt::process::file_limit().saturating_sub(RESERVED_DESCRIPTORS) / 2).max(16);
+        let limit = rt::process::file_limit();
+        let connections = limit.saturating_sub(limit / RESERVED_PART).saturating_sub(RESERVED_DESCRIPTORS).max(16);
         Options {
             lossy_percent: 0,
             count_every: 0,

@@ -263,11 +263,6 @@ impl Client {
         }
     }
 
-    /// Where the server listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.0.addr
-    }
-
     /// Since when every connection attempt has been refused; `None` after one that succeeded or got no answer.
     pub fn refused_since(&self) -> Option<Instant> {
         self.0.state.lock().refused_since

@@ -76,6 +76,12 @@ impl<S: StateMachine> Inner<S> {
         // wait for the disk.
         let (mut since, mut lived) = (None, false);
         loop {
+            if listens {
+                if self.is_named_elsewhere() == Some(true) {
+                    return;
+                }
+                listens = self.has_always_been_alone();
+            }
             let step = self.next_step();
             if matches!(step, Step::Join | Step::Propose) {
                 since = None;
@@ -95,11 +101,6 @@ impl<S: StateMachine> Inner<S> {
                         let until = if listens { now() + LISTEN } else { Instant::NEVER };
                         let until = if lived { until } else { until.min(lives) };
                         self.recovery_cond.wait_until(&mut state, until);
-                    }
-                    drop(state);
-                    listens = listens && self.has_always_been_alone();
-                    if listens && self.is_named_elsewhere() == Some(true) {
-                        return;
                     }
                 }
                 Step::Sync(vid_insync) => {
@@ -152,30 +153,27 @@ impl<S: StateMachine> Inner<S> {
             {
                 let mut state = self.state.lock();
                 while !state.stopping && self.recovery_cond.wait_until(&mut state, deadline) {}
-                if state.stopping {
+            }
+            for name in self.joins_through() {
+                if self.state.lock().stopping {
+                    return false;
+                }
+                if self.knows_a_view(&name) {
+                    self.fatal(&format!(
+                        "this node has no log and was told to begin a service, but {name} (--also) has one. To join it start \
+                         this node with {name}, and not itself, as FIRST"
+                    ));
                     return false;
                 }
             }
+            // Whoever has spoken meanwhile.
             match self.is_named_elsewhere() {
                 Some(true) => return false,
                 Some(false) => break,
                 None => {}
             }
         }
-        for name in self.joins_through() {
-            if self.state.lock().stopping {
-                return false;
-            }
-            if self.knows_a_view(&name) {
-                self.fatal(&format!(
-                    "this node has no log and was told to begin a service, but {name} (--also) has one. To join it start this \
-                     node with {name}, and not itself, as FIRST"
-                ));
-                return false;
-            }
-        }
-        // Somebody may have spoken meanwhile.
-        if self.state.lock().stopping || self.is_named_elsewhere() == Some(true) {
+        if self.state.lock().stopping {
             return false;
         }
         self.begin_service().inspect_err(|error| self.fatal(&error.explain())).is_ok()

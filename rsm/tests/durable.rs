@@ -325,6 +325,72 @@ fn s06_a_first_node_that_was_removed_asks_the_others_that_it_is_told_of() {
     wait_until("nobody answers, so it serves", || cluster.node(0).amiprimary());
 }
 
+/// Starts a service of three anew at node 0, whose disk was lost; nobody answers. Returns what becomes of it.
+fn younger_service(cluster: &mut Cluster, options: impl FnOnce(&Cluster) -> Options) -> Reasons {
+    cluster.lose_disk(0);
+    let reasons = Reasons::new();
+    let options = reasons.of(options(cluster));
+    cluster.start_with(0, options);
+    wait_until("it serves", || cluster.node(0).amiprimary());
+    reasons
+}
+
+/// Its second view is as the older one's second view was; so the third one's could follow.
+#[test]
+fn s06_a_younger_service_that_others_have_joined_takes_no_views_of_the_older_one() {
+    let (mut cluster, _client) = started(3);
+    let names = cluster.names.clone();
+    (0..3).for_each(|at| cluster.kill(at));
+    cluster.lose_disk(1);
+    younger_service(&mut cluster, |cluster| Options { also: names[1..].to_vec(), ..cluster.options(0) });
+    cluster.restart(1);
+    cluster.wait_for_members(&[0, 1]);
+    cluster.restart(2);
+    rt::time::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.node(0).view(), (2, names[..2].to_vec()));
+    assert_eq!(cluster.node(1).view(), (2, names[..2].to_vec()));
+    assert_eq!(cluster.node(2).view(), (3, names));
+    assert_eq!(cluster.node(2).inspect(|numbers| numbers.0.clone()), [1], "what was acknowledged is there");
+}
+
+/// It knows more views than the younger service: it joins no other one, and its questions end that.
+#[test]
+fn s06_a_member_without_state_joins_no_younger_service() {
+    let (mut cluster, _client) = started(3);
+    (0..3).for_each(|at| cluster.kill(at));
+    fs::remove_file(&cluster.rsm_log(1)).unwrap();
+    let reasons = younger_service(&mut cluster, |cluster| cluster.options(0));
+    cluster.restart(1);
+    wait_until("it gives up", || !reasons.all().is_empty());
+    rt::time::sleep(Duration::from_secs(2));
+    assert_eq!(cluster.node(0).view(), (1, vec![cluster.names[0].clone()]));
+    assert_eq!(cluster.node(1).view().0, 3);
+}
+
+/// It has lost its state, too, and is started with another node as FIRST, but with the younger service's views.
+#[test]
+fn s06_a_first_node_of_a_younger_service_does_not_join_the_older_one_with_its_files() {
+    let (mut cluster, _client) = started(3);
+    (0..3).for_each(|at| cluster.kill(at));
+    younger_service(&mut cluster, |cluster| cluster.options(0));
+    cluster.kill(0);
+    fs::remove_file(&cluster.rsm_log(0)).unwrap();
+    let reasons = Reasons::new();
+    let joins = Options { first: cluster.names[1].clone(), ..cluster.options(0) };
+    cluster.start_with(0, reasons.of(joins.clone()));
+    cluster.restart(1);
+    cluster.restart(2);
+    // Either it hears that it is a member, or it is removed before.
+    wait_until("it is alone", || !reasons.all().is_empty() || cluster.node(1).view().1 == cluster.names[1..]);
+    rt::time::sleep(Duration::from_secs(2));
+    assert_eq!(cluster.node(0).view(), (1, vec![cluster.names[0].clone()]));
+    cluster.kill(0);
+    fs::remove_file(&cluster.paxos_log(0)).unwrap();
+    cluster.start_with(0, joins);
+    cluster.wait_for_members(&[0, 1, 2]);
+    assert_eq!(cluster.wait_for_equal_states(&[0, 1, 2]), [1]);
+}
+
 /// A service that still runs is not to get a second one beside it.
 #[test]
 fn nobody_starts_over_while_another_member_answers() {

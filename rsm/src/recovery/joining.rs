@@ -51,6 +51,10 @@ impl<S: StateMachine> Inner<S> {
         if member && !left_behind {
             self.warn_if_nobody_holds_the_state();
         }
+        if self.cfg.is_alone() {
+            // Nobody can be ahead, but in another service.
+            return false;
+        }
         let mut asked = Vec::new();
         for candidate in self.candidates() {
             if self.has_learnt_views_from(&candidate) {
@@ -152,6 +156,11 @@ impl<S: StateMachine> Inner<S> {
             (state.replica.last_myvs(), state.replica.vid())
         };
         tracing::info!(node = %self.me, primary = m, %last, "join");
+        if self.is_of_the_lab(m) == Some(false) && self.cfg.has_last_view(m) == Some(false) {
+            tracing::warn!(node = %self.me, primary = m, "join: the primary doesn't know this node's last view. It is \
+                behind, or of another service: has this node another one's files?");
+            return false;
+        }
         let Ok(client) = self.handles.client(m) else { return false };
         let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
             Ok((status, Bytes(log))) if status == RsmStatus::OK as i32 => log,

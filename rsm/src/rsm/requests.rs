@@ -129,7 +129,7 @@ impl<S: StateMachine> Inner<S> {
             state.request.as_ref().map(|(procno, req, _)| (*procno, vs, req.clone()))
         };
         let Some(request) = request else { return };
-        // This may be the RPC runtime's thread, which can't wait for a name's address; config's makes clients of all members.
+        // This may be the RPC runtime's thread, which can't wait for a name's address: the heartbeater does.
         let Some(client) = self.handles.client_at_hand(backup) else {
             self.cfg.suspect(backup);
             return self.send_invoke_again(backup.to_owned(), vs);
