@@ -12,7 +12,8 @@ use std::time::Duration;
 use rt::probe::observe;
 use rt::time::{Instant, now};
 use yfs_paxos::protocol::{DISKREQ, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes};
-use yfs_paxos::{DiskId, Instance, Outcome, ProposalNumber, Value};
+use yfs_paxos::{DiskId, Instance, Outcome, ProposalNumber, ServiceId, Value};
+use yfs_rpc::Client;
 
 use crate::config::Config;
 use crate::detector::FailureDetector;
@@ -147,33 +148,63 @@ impl Config {
         self.handles.client(name).is_ok_and(|client| client.bind(ASK_TIMEOUT).is_ok() && client.is_ours() == Some(true))
     }
 
-    /// Whether `name` knows this node's last view as this node does: it is of the same service, and not behind. True if this
-    /// node knows none. `None` if there is no answer. Not for lab nodes: they may stop at a question about a later view.
-    pub fn has_last_view(&self, name: &str) -> Option<bool> {
-        let Some((ViewId(instance), view)) = self.last_view() else { return Some(true) };
-        let (status, res) = self.ask_for(name, instance)?;
-        let theirs = Value::parse(&res.v_a).ok().filter(|_| status == PaxosStatus::OK as i32 && res.oldinstance);
-        Some(theirs.is_some_and(|theirs| theirs.same_view(&view)))
+    /// Asks the node of `client`, one of ours through which this node would join, for the number of its service, if it knows
+    /// one. An error says why this node may not join through it: it must know this node's last view, as this node does. Not
+    /// for lab nodes: they may stop at a question about a later view.
+    ///
+    /// # Errors
+    /// Why not, in words for operators.
+    pub fn service_of(&self, client: &Client) -> Result<Option<ServiceId>, &'static str> {
+        let last = self.last_view();
+        let instance = last.as_ref().map_or(1, |(vid, _)| vid.0);
+        let (_, res) = self.ask_for(client, instance).ok_or("it doesn't answer")?;
+        let Some((_, view)) = last else { return Ok(res.service()) };
+        let theirs = Value::parse(&res.v_a).ok().filter(|_| res.oldinstance);
+        match theirs {
+            None => Err("it doesn't know this node's last view: it is behind, or of another service"),
+            Some(theirs) if !theirs.same_view(&view) || !self.acceptor.is_of_this_service(&res) => {
+                Err("it is of another service: has this node another one's files, or that one lost its disk?")
+            }
+            Some(_) => Ok(res.service()),
+        }
     }
 
     /// A prepare with n = 0: it asks for a value, and for nothing else.
-    fn ask_for(&self, name: &str, instance: Instance) -> Option<(i32, PrepareRes)> {
+    fn ask_for(&self, client: &Client, instance: Instance) -> Option<(i32, PrepareRes)> {
         let arg = PrepareArg { instance, n: ProposalNumber { n: 0, node: self.options.me.clone() } };
-        let client = self.handles.client(name).ok()?;
         client.call(PREPAREREQ, (self.options.me.clone(), arg), ASK_TIMEOUT).ok()
+    }
+
+    /// Tells operators, once for each, that a node which is believed is of another service.
+    fn note_foreign(&self, name: &str, instance: Instance) {
+        let news = {
+            let mut state = self.state.lock();
+            let told = state.told_foreign.replace(name.to_owned());
+            told.as_deref() != Some(name)
+        };
+        if news {
+            tracing::error!(node = %self.options.me, peer = name, vid = instance, "this node's views are of another service \
+                than that one's: one of both has lost its disk, and began anew. It has to be stopped, its files moved away, \
+                and started again to join the other one");
+        }
     }
 
     /// One step of catching up: true if `name` is believed, and knew the next view.
     pub(crate) fn ask_for_next(&self, name: &str) -> bool {
         let instance = {
             let state = self.state.lock();
-            if !state.believes(&self.options.me, name) {
+            if !state.believes(name) {
                 return false;
             }
             state.views.vid().next().0
         };
-        match self.ask_for(name, instance) {
+        let Ok(client) = self.handles.client(name) else { return false };
+        match self.ask_for(&client, instance) {
             Some((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
+                if client.is_ours() != Some(false) && !self.acceptor.is_of_this_service(&res) {
+                    self.note_foreign(name, instance);
+                    return false;
+                }
                 let committed = self.acceptor.commit(instance, &res.v_a);
                 if committed {
                     tracing::debug!(node = %self.options.me, peer = name, vid = instance, "caught up");

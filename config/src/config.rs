@@ -7,8 +7,9 @@
 //!    against a dead majority.
 //! 3. The heartbeat handler takes `config.state` for a moment; it waits for neither disk nor round (H13), and nothing
 //!    that a heartbeat says stops the node (H16).
-//! 4. Values are taken only from members of this node's own last view, or, unless it is alone in that, from a node that
-//!    the owner says it joins through; from a lab node only one at a time.
+//! 4. Values are taken only from members of this node's own last view, or from a node that the owner says it joins
+//!    through; from a lab node only one at a time, from one of ours only if it is of the same service: a node that lost its
+//!    disk may have begun another one with the same names.
 //!
 //! Threads: the heartbeater. Handlers run where their bytes are read. Rounds run on the caller's thread.
 //! Locks: `config.state` ([`ranks::STATE`]).
@@ -26,7 +27,7 @@ use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
 use yfs_paxos::value::check_name;
-use yfs_paxos::{Acceptor, DiskId, Instance, LogError, OnFatal, PaxosChange, Proposer, RestoreError, Value};
+use yfs_paxos::{Acceptor, DiskId, Instance, LogError, OnFatal, PaxosChange, Proposer, RestoreError, ServiceId, Value};
 use yfs_rpc::{Handles, Server};
 
 use crate::detector::FailureDetector;
@@ -76,11 +77,13 @@ pub(crate) struct State {
     pub(crate) same_wanted: Option<ViewId>,
     /// The nodes that this one joins through: they are believed as members are.
     pub(crate) through: Vec<String>,
-    /// Who spoke last of a view, without being believed.
+    /// Who spoke last of a view, without being a member.
     pub(crate) heard: Option<(String, ViewId)>,
     pub(crate) majority: bool,
     /// The members of which operators were told that their disks are lost.
     pub(crate) told_lost: Vec<String>,
+    /// The node of which operators were told that it is of another service.
+    pub(crate) told_foreign: Option<String>,
     pub(crate) change: Option<Weak<dyn ViewChange>>,
     pub(crate) stopping: bool,
     /// The heartbeater should look at once.
@@ -93,25 +96,17 @@ impl State {
         self.asks_removal || self.disk_hangs || self.role.asks_removal() && self.views.is_member(me)
     }
 
-    /// Whether `me`, this node, takes values from a node, one by one (invariant 4): from members of the last view, and from those that
-    /// this node joins through, `--also` included.
-    ///
-    /// But not while it knows no view: a first node that lost its disk, and knows view 1 alone when it dies, would take
-    /// itself for the only member. It gets all views at once, from joinreq. And not while it is alone in its last view: no
-    /// view follows that without its own vote, so whoever is ahead belongs to another service, perhaps to the one that this
-    /// node began before its disk was lost. It would vote there again (S6).
-    pub(crate) fn believes(&self, me: &str, name: &str) -> bool {
-        let joins_through = || !self.is_alone(me) && self.through.iter().any(|known| known == name);
-        self.views.vid() > ViewId(0) && (self.views.is_member(name) || joins_through())
+    /// Whether values are asked of a node, one by one (invariant 4). Not while this node knows no view: a first node that
+    /// lost its disk, and knows view 1 alone when it dies, would take itself for the only member. It gets all views at
+    /// once, from joinreq.
+    pub(crate) fn believes(&self, name: &str) -> bool {
+        let joins_through = self.through.iter().any(|known| known == name) && self.views.vid() > ViewId(0);
+        self.views.is_member(name) || joins_through
     }
 
-    fn is_alone(&self, me: &str) -> bool {
-        self.views.last().is_some_and(|last| last.members() == [me])
-    }
-
-    /// Keeps in mind that `name`, which isn't believed, spoke of a view.
-    fn hear(&mut self, name: &str, vid: ViewId) {
-        if check_name(name).is_ok() {
+    /// Keeps in mind that `name` spoke of a view, if it isn't a member.
+    pub(crate) fn hear(&mut self, name: &str, vid: ViewId) {
+        if vid > ViewId(0) && !self.views.is_member(name) && check_name(name).is_ok() {
             self.heard = Some((name.to_owned(), vid));
         }
     }
@@ -165,6 +160,7 @@ impl Config {
             heard: None,
             majority: true,
             told_lost: Vec::new(),
+            told_foreign: None,
             change: None,
             stopping: false,
             kicked: false,
@@ -196,7 +192,7 @@ impl Config {
     }
 
     /// Names the nodes through which this one joins: when one of them is ahead, it is followed though it is no member of
-    /// the last view here. They have to be of the same service.
+    /// the last view here.
     pub fn set_joins_through(&self, names: &[String]) {
         self.state.lock().through = names.to_vec();
     }
@@ -257,14 +253,9 @@ impl Config {
     }
 
     /// Whether `name` is asked for views when it knows more of them: a member of the last view, or a node that this one joins
-    /// through, but nobody while this node knows no view, and no other while it is alone in its last one.
+    /// through, but nobody while this node knows no view.
     pub fn believes(&self, name: &str) -> bool {
-        self.state.lock().believes(&self.options.me, name)
-    }
-
-    /// Whether this node is the only member of its last view.
-    pub fn is_alone(&self) -> bool {
-        self.state.lock().is_alone(&self.options.me)
+        self.state.lock().believes(name)
     }
 
     /// Whether `m` is a member of view `vid`.
@@ -325,13 +316,13 @@ impl Config {
         self.acceptor.dump()
     }
 
-    /// Takes over the views of another node's log that are missing here; own promises stay (H27). Returns the last view's
-    /// number.
+    /// Takes over the views of another node's log that are missing here, and the number of its service; own promises stay
+    /// (H27). Returns the last view's number.
     ///
     /// # Errors
     /// When the text isn't a log that goes on where this one ends, or this one can't be written.
-    pub fn restore(&self, log: &str) -> Result<ViewId, RestoreError> {
-        let vid = ViewId(self.acceptor.restore(log)?);
+    pub fn restore(&self, log: &str, service: Option<ServiceId>) -> Result<ViewId, RestoreError> {
+        let vid = ViewId(self.acceptor.restore(log, service)?);
         self.wait_for(vid);
         Ok(vid)
     }
@@ -392,10 +383,8 @@ impl Config {
         let mine = state.views.vid();
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
-        let trusted = state.believes(&self.options.me, m);
-        if !trusted && vid > ViewId(0) {
-            state.hear(m, vid);
-        }
+        let trusted = state.believes(m);
+        state.hear(m, vid);
         if state.wants_out(&self.options.me) {
             // "Remove me": ERR, and the asker's own number. But one that knows no view says that in any case: it may have
             // lost its disk (rule 3).
@@ -461,10 +450,9 @@ impl PaxosChange for Config {
     fn fallen_behind(&self, peer: &str, instance: Instance) {
         let mut state = self.state.lock();
         let vid = ViewId(instance.saturating_sub(1));
-        if state.believes(&self.options.me, peer) {
+        state.hear(peer, vid);
+        if state.believes(peer) {
             self.follow(&mut state, peer, vid);
-        } else {
-            state.hear(peer, vid);
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::log::{self, Log, LogError};
 use crate::protocol::{
     ACCEPTREQ, AcceptArg, DECIDEREQ, DISKREQ, DecideArg, PREPAREREQ, PaxosStatus, PrepareArg, PrepareRes,
 };
-use crate::record::{DiskId, Record, RestoreError};
+use crate::record::{DiskId, Record, RestoreError, ServiceId};
 use crate::state::{AcceptorState, Step};
 use crate::{Instance, ProposalNumber, Value, ranks};
 
@@ -215,6 +215,13 @@ impl Acceptor {
         self.disk
     }
 
+    /// Whether an old instance's value, as a node of ours has told it, is of this node's service, as far as both know their
+    /// services: another one's nodes may have the same names, and views of the same numbers.
+    pub fn is_of_this_service(&self, res: &PrepareRes) -> bool {
+        let mine = self.state.lock().paxos.service();
+        mine.is_none() || res.service().is_none() || mine == res.service()
+    }
+
     /// How many lives of this node before this one were short, one after the other: they ended before
     /// [`Acceptor::note_lived`].
     pub fn short_lives(&self) -> u32 {
@@ -302,8 +309,11 @@ impl Acceptor {
             if !inner.paxos.is_new() {
                 return Ok(false);
             }
-            let Some(record) = inner.paxos.learn(1, &self.me) else { return Ok(false) };
-            self.write(&mut inner, 1, std::slice::from_ref(&record))?;
+            let Some(done) = inner.paxos.learn(1, &self.me) else { return Ok(false) };
+            let service = Record::Service(ServiceId::drawn());
+            // It can't fail.
+            let _ = inner.paxos.replay(service.clone());
+            self.write(&mut inner, 1, &[service, done])?;
         }
         self.tell();
         Ok(true)
@@ -314,18 +324,24 @@ impl Acceptor {
         self.state.lock().log.dump().to_owned()
     }
 
-    /// Takes over the decided values of another node's log that are missing here; own promises stay (H27). Returns the
-    /// last instance.
+    /// Takes over the decided values of another node's log that are missing here, and the number of its service, if this
+    /// node knows none; own promises stay (H27). Returns the last instance.
     ///
     /// # Errors
     /// When the text isn't a log that goes on where this one ends, or this one can't be written.
-    pub fn restore(&self, text: &str) -> Result<Instance, RestoreError> {
+    pub fn restore(&self, text: &str, service: Option<ServiceId>) -> Result<Instance, RestoreError> {
         let written = {
             let mut inner = self.state.lock();
             if inner.failed {
                 return Err(RestoreError::Log);
             }
-            let records = inner.paxos.restore(text)?;
+            let mut records = inner.paxos.restore(text)?;
+            if let Some(service) = service.filter(|_| inner.paxos.service().is_none()) {
+                let record = Record::Service(service);
+                // It can't fail.
+                let _ = inner.paxos.replay(record.clone());
+                records.insert(0, record);
+            }
             let last = inner.paxos.instance();
             let written = self.write(&mut inner, last, &records);
             if written.is_ok() {
@@ -520,7 +536,7 @@ fn event(asked: Instance, record: &Record) -> Event {
         Record::PropSeen(n) => Event::Promised { instance: asked, n },
         Record::Accepted(n, value) => Event::Accepted { instance: asked, n, value },
         Record::Done(instance, value) => Event::Committed { instance, value },
-        Record::Disk(..) | Record::Starts(_) | Record::Lived => Event::DiskNoted,
+        Record::Service(_) | Record::Disk(..) | Record::Starts(_) | Record::Lived => Event::DiskNoted,
         Record::Added(instance, member, _) => Event::Adding { instance, member },
     }
 }

@@ -76,7 +76,7 @@ fn h05_votes_survive_a_restart() {
     {
         let acceptor = Acceptor::open(dir.path(), "43000", fatal_is_a_bug()).unwrap();
         assert!(acceptor.is_new());
-        assert_eq!(acceptor.restore(LAB_LOG), Ok(5));
+        assert_eq!(acceptor.restore(LAB_LOG, None), Ok(5));
         let arg = PrepareArg { instance: 6, n: n(4, "41000") };
         assert!(acceptor.preparereq("41000", &arg).1.accept);
         let arg = AcceptArg { instance: 6, n: n(4, "41000"), v: "41000 43000 ".into() };
@@ -100,15 +100,46 @@ fn h05_votes_survive_a_restart() {
     );
 }
 
+/// The number of a service is drawn by its first node, told with each old instance, kept, and never replaced. It isn't in
+/// what a lab node may be given.
+#[test]
+fn s06_a_service_is_told_from_one_that_was_begun_again_with_the_same_names() {
+    let dir = TempDir::new().unwrap();
+    let ask = |acceptor: &Acceptor| acceptor.preparereq("b", &PrepareArg { instance: 1, n: n(0, "b") }).1;
+    let services: Vec<PrepareRes> = ["first", "second"]
+        .iter()
+        .map(|disk| {
+            let disk = dir.path().join(disk);
+            rt::fs::create_dir_all(&disk).unwrap();
+            Acceptor::open(&disk, "a", fatal_is_a_bug()).unwrap().bootstrap().unwrap();
+            let again = Acceptor::open(&disk, "a", fatal_is_a_bug()).unwrap();
+            assert_eq!(again.dump(), "done 1 a\n");
+            let res = ask(&again);
+            assert!(again.is_of_this_service(&res) && res.service().is_some());
+            res
+        })
+        .collect();
+    let joiner = Acceptor::open(dir.path(), "b", fatal_is_a_bug()).unwrap();
+    assert!(services.iter().all(|res| joiner.is_of_this_service(res)), "it is new");
+    joiner.restore("done 1 a\ndone 2 a b \n", services[0].service()).unwrap();
+    drop(joiner);
+    let joiner = Acceptor::open(dir.path(), "b", fatal_is_a_bug()).unwrap();
+    joiner.restore("done 1 a\ndone 2 a b \n", services[1].service()).unwrap();
+    assert!(joiner.is_of_this_service(&services[0]) && !joiner.is_of_this_service(&services[1]));
+    assert_eq!(ask(&joiner).service(), services[0].service());
+    // A node of an older version, or of the lab, doesn't know it.
+    assert!(joiner.is_of_this_service(&PrepareRes { oldinstance: true, ..PrepareRes::default() }));
+}
+
 #[test]
 fn h27_a_late_answer_to_a_join_changes_nothing() {
     let dir = TempDir::new().unwrap();
     let acceptor = Acceptor::open(dir.path(), "43000", fatal_is_a_bug()).unwrap();
-    acceptor.restore(LAB_LOG).unwrap();
+    acceptor.restore(LAB_LOG, None).unwrap();
     acceptor.preparereq("42000", &PrepareArg { instance: 6, n: n(4, "42000") });
-    assert_eq!(acceptor.restore(LAB_LOG), Ok(5));
+    assert_eq!(acceptor.restore(LAB_LOG, None), Ok(5));
     assert_eq!(acceptor.promised(), Some(n(4, "42000")));
-    assert!(acceptor.restore("done 6 someone else\n").is_err());
+    assert!(acceptor.restore("done 6 someone else\n", None).is_err());
     assert_eq!(acceptor.instance(), 5);
 }
 
@@ -129,7 +160,7 @@ fn h05_a_node_that_cannot_write_tells_its_owner_and_votes_no_more() {
     }
     assert_eq!(acceptor.acceptreq("a", &AcceptArg { instance: 2, n: n(1, "a"), v: "a ".into() }).0, PaxosStatus::ERR);
     assert!(!acceptor.commit(2, "a "));
-    assert_eq!(acceptor.restore("done 1 a\ndone 2 a \n"), Err(RestoreError::Log));
+    assert_eq!(acceptor.restore("done 1 a\ndone 2 a \n", None), Err(RestoreError::Log));
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
 

@@ -33,7 +33,7 @@ pub use acceptor::{Acceptor, OnFatal, PaxosChange};
 pub use log::LogError;
 pub use proposer::{Outcome, Proposer};
 pub use protocol::ProposalNumber;
-pub use record::{DiskId, RestoreError};
+pub use record::{DiskId, RestoreError, ServiceId};
 pub use value::{Value, ValueError};
 
 /// The number of a Paxos instance, and so of a view. The first is 1; 0 means that nothing is decided yet.

@@ -223,8 +223,12 @@ impl Proposer {
             return Some(Outcome::NoMajority);
         }
         let calls = Calls::start(&self.handles, &voters, PREPAREREQ, &(self.me.clone(), arg), STEP_TIMEOUT);
-        calls.wait(unlikely, GRACE, |peer, answer| {
-            ballot.promise(peer, answer);
+        calls.wait(unlikely, GRACE, |peer, answer: Result<(i32, PrepareRes), CallError>| {
+            // A member's name, but not that member.
+            let foreign = answer.as_ref().is_ok_and(|(_, res)| {
+                res.oldinstance && self.handles.is_ours(peer) != Some(false) && !self.acceptor.is_of_this_service(res)
+            });
+            ballot.promise(peer, if foreign { Err(CallError::Timeout) } else { answer });
             if ballot.decided().is_some() || ballot.is_lost() {
                 Next::Stop
             } else if ballot.is_prepared() {

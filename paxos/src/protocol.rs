@@ -4,7 +4,8 @@
 
 use yfs_rpc::{Procedure, wire_status, wire_struct};
 
-use crate::Instance;
+use crate::record::ServiceId;
+use crate::{Instance, Value};
 
 wire_struct! {
     /// A proposal's number: unique, because the proposer's name is part of it, and ordered.
@@ -46,10 +47,24 @@ wire_struct! {
         pub oldinstance: bool,
         /// The promise is given.
         pub accept: bool,
-        /// The number of the value accepted last, if `v_a` isn't empty.
+        /// The number of the value accepted last, if `v_a` isn't empty. Of an old instance: the number of the service, and
+        /// the name of who answers; lab nodes don't read it, and their own may be anything.
         pub n_a: ProposalNumber,
         /// The value accepted last, or the decided one; empty if there is none.
         pub v_a: String,
+    }
+}
+
+impl PrepareRes {
+    /// The answer for an old instance.
+    pub(crate) fn old(service: Option<ServiceId>, me: &str, value: &Value) -> Self {
+        let n_a = ProposalNumber { n: service.map_or(0, ServiceId::number), node: me.to_owned() };
+        PrepareRes { oldinstance: true, accept: false, n_a, v_a: value.as_str().to_owned() }
+    }
+
+    /// The number of the service that a node of ours is in, if this is an old instance's value and the node knows it.
+    pub fn service(&self) -> Option<ServiceId> {
+        ServiceId::new(self.n_a.n).filter(|_| self.oldinstance)
     }
 }
 

@@ -4,13 +4,14 @@
 //! propseen N NODE          a promise: no proposal below (N, NODE)
 //! accepted N NODE VALUE    a vote; it promises (N, NODE) too
 //! done INSTANCE VALUE      a decided value
+//! service ID               ours: the number of the service, drawn by its first node
 //! disk ID NODE             ours: the number of this disk, drawn when the log was made, and whose log it is
 //! added INSTANCE NODE ID   ours: this node proposed to add NODE, on the disk ID, in INSTANCE, and inherited nothing
 //! starts N                 ours: so many lives of this node before this one were short, one after the other
 //! lived                    ours: this life isn't short
 //! ```
 //! propseen and accepted belong to the instance after the last done. A value is each member and one blank. An ID has 16
-//! hexadecimal digits.
+//! hexadecimal digits, that of a service 8.
 //!
 //! This text also travels: the answer to a node that joins is the log of the node that it asked (lab: `acceptor::dump`
 //! and `restore`). There it may be anything, so [`parse_text`] takes whole lines that are records, and nothing else.
@@ -31,6 +32,8 @@ pub enum Record {
     /// A decided value.
     #[doc(alias = "loginstance")]
     Done(Instance, Value),
+    /// The number of the service whose views these are.
+    Service(ServiceId),
     /// The number of the disk that the log is on, and whose log it is.
     Disk(DiskId, String),
     /// A majority had promised this node an instance in which nothing had been accepted, when it was to add a node; it is
@@ -52,12 +55,42 @@ impl fmt::Display for DiskId {
     }
 }
 
+/// Tells a service from another one, perhaps of nodes of the same names: one that was begun again after its first node lost
+/// its disk. Never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceId(std::num::NonZeroU32);
+
+impl ServiceId {
+    /// The one with this number; `None` for 0, which stands for a service whose number isn't known.
+    pub fn new(number: u32) -> Option<Self> {
+        std::num::NonZeroU32::new(number).map(ServiceId)
+    }
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+
+    /// A new one.
+    pub(crate) fn drawn() -> Self {
+        let number = u32::try_from(rt::random::below(u64::from(u32::MAX))).unwrap_or(0);
+        ServiceId(std::num::NonZeroU32::MIN.saturating_add(number))
+    }
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Record::PropSeen(n) => writeln!(f, "propseen {n}"),
             Record::Accepted(n, v) => writeln!(f, "accepted {n} {}", v.as_str()),
             Record::Done(instance, v) => writeln!(f, "done {instance} {}", v.as_str()),
+            Record::Service(service) => writeln!(f, "service {service}"),
             Record::Disk(disk, node) => writeln!(f, "disk {disk} {node}"),
             Record::Added(instance, node, disk) => writeln!(f, "added {instance} {node} {disk}"),
             Record::Starts(n) => writeln!(f, "starts {n}"),
@@ -92,6 +125,7 @@ impl Record {
                     instance => Ok(Record::Done(instance, parse_value(v)?)),
                 }
             }
+            "service" => parse_service(rest).map(Record::Service),
             "disk" => {
                 let (disk, node) = rest.split_once(' ').ok_or("disk without a node")?;
                 value::check_name(node).map_err(|e| e.to_string())?;
@@ -110,7 +144,7 @@ impl Record {
 
     /// Whether the lab has such records. The others are this node's own business, and don't travel.
     pub(crate) fn is_of_the_lab(&self) -> bool {
-        !matches!(self, Record::Added(..)) && !self.is_of_the_disk()
+        !matches!(self, Record::Added(..) | Record::Service(_)) && !self.is_of_the_disk()
     }
 
     /// Whether each start writes it anew, at the log's beginning.
@@ -123,7 +157,7 @@ impl Record {
     pub(crate) fn may_begin(bytes: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
         let Some((word, rest)) = text.split_once(' ') else {
-            let words = ["propseen", "accepted", "done", "disk", "added", "starts", "lived"];
+            let words = ["propseen", "accepted", "done", "service", "disk", "added", "starts", "lived"];
             return words.iter().any(|word| word.starts_with(text));
         };
         match word {
@@ -133,6 +167,7 @@ impl Record {
                 None => name_may_begin(rest),
             }),
             "done" => !rest.starts_with('0') && after_number(rest, value_may_begin),
+            "service" => parse_service(rest).is_ok() || rest.len() < 8 && disk_may_begin(rest),
             "disk" => match rest.split_once(' ') {
                 Some((disk, node)) => parse_disk(disk).is_ok() && name_may_begin(node),
                 None => disk_may_begin(rest),
@@ -165,6 +200,11 @@ fn parse_disk(text: &str) -> Result<DiskId, String> {
         return Err(format!("{text:?} is no number of a disk"));
     }
     u64::from_str_radix(text, 16).map(DiskId).map_err(|e| e.to_string())
+}
+
+fn parse_service(text: &str) -> Result<ServiceId, String> {
+    let number = if text.len() == 8 && disk_may_begin(text) { u32::from_str_radix(text, 16).ok() } else { None };
+    number.and_then(ServiceId::new).ok_or_else(|| format!("{text:?} is no number of a service"))
 }
 
 fn disk_may_begin(text: &str) -> bool {
@@ -299,6 +339,10 @@ pub(crate) mod tests {
             "Lived",
             "disk 0123456789abcdef",
             "disk 0123456789abcdef ",
+            "service 00000000",
+            "service 0123456",
+            "service 012345678",
+            "service 0123456G",
         ] {
             let text = format!("done 1 a \n{line}\n");
             assert!(matches!(parse_text(&text), Err(RestoreError::Line { line: 2, .. })), "{line:?}");
@@ -318,6 +362,8 @@ pub(crate) mod tests {
             "accepted 10 crc a b ab aba ".to_owned(),
             "accepted 1 propseen done".to_owned(),
             "done 4294967295 crc 00000000".to_owned(),
+            "service 00000001".to_owned(),
+            "service ffffffff".to_owned(),
             "disk 0123456789abcdef 41000".to_owned(),
             format!("disk 0123456789abcdef {long}"),
             "added 7 41000 00000000ffffffff".to_owned(),
@@ -336,14 +382,21 @@ pub(crate) mod tests {
     fn completion(text: &str) -> Option<String> {
         let (disk, zeros) = ("disk 0000000000000000 a", "0".repeat(16));
         let added = "added 1 a 0000000000000000";
-        let words = ["propseen 1 a", "accepted 1 a b", "done 1 a", disk, added, "starts 1", "lived"];
+        let words =
+            ["propseen 1 a", "accepted 1 a b", "done 1 a", "service 00000001", disk, added, "starts 1", "lived"];
         let begun = words.iter().filter_map(|line| line.strip_prefix(text).map(str::to_owned));
         let names = ["", "Z", "ZZ", "Z Z", "Z ZZ"];
         let more = names.iter().flat_map(|n| [n.to_string(), format!(" {n}"), format!("1 {n}")]);
         let added = names.iter().flat_map(|n| ["", " ", "1 "].map(|before| format!("{before}{n} {zeros}")));
         let disks = (0..=16).flat_map(|digits| ["", " Z"].map(|node| format!("{}{node}", &zeros[..digits])));
+        let services = (0..=8).map(|digits| "1".repeat(digits));
         let (disks, added): (Vec<_>, Vec<_>) = (disks.collect(), added.collect());
-        begun.chain(more).chain(disks).chain(added).find(|end| Record::parse(&format!("{text}{end}")).is_ok())
+        begun
+            .chain(more)
+            .chain(services)
+            .chain(disks)
+            .chain(added)
+            .find(|end| Record::parse(&format!("{text}{end}")).is_ok())
     }
 
     #[test]

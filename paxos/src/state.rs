@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use crate::protocol::{AcceptArg, DecideArg, PaxosStatus, PrepareArg, PrepareRes};
-use crate::record::{DiskId, Record, RestoreError, parse_text};
+use crate::record::{DiskId, Record, RestoreError, ServiceId, parse_text};
 use crate::{Instance, ProposalNumber, Value};
 
 /// An acceptor's answer, and what comes before and after it.
@@ -57,6 +57,8 @@ pub struct AcceptorState {
     promised: Option<ProposalNumber>,
     #[doc(alias = "n_a")]
     accepted: Option<(ProposalNumber, Value)>,
+    /// `None` in a log of the lab, or of a node that joined through one of the lab.
+    service: Option<ServiceId>,
     disk: Option<DiskId>,
     /// See [`Record::Starts`]; `None` if the log doesn't say.
     starts: Option<u32>,
@@ -74,11 +76,17 @@ impl AcceptorState {
             views: BTreeMap::new(),
             promised: None,
             accepted: None,
+            service: None,
             disk: None,
             starts: None,
             lived: false,
             added: BTreeMap::new(),
         }
+    }
+
+    /// The number of the service, if it is known.
+    pub fn service(&self) -> Option<ServiceId> {
+        self.service
     }
 
     /// The number of this node's disk, once its log has one.
@@ -166,7 +174,7 @@ impl AcceptorState {
         let nothing = PrepareRes { n_a: ProposalNumber { n: 0, node: self.me.clone() }, ..PrepareRes::default() };
         match self.place_of_vote(arg.instance) {
             Some(Less) => match self.views.get(&arg.instance) {
-                Some(value) => Step::ok(PrepareRes { oldinstance: true, v_a: value.as_str().to_owned(), ..nothing }),
+                Some(value) => Step::ok(PrepareRes::old(self.service, &self.me, value)),
                 None => Step::refuse(nothing),
             },
             Some(Equal) if arg.n.n == 0 => Step::ok(nothing),
@@ -334,6 +342,7 @@ impl AcceptorState {
                 }
                 self.commit(instance, value);
             }
+            Record::Service(service) => self.service = Some(service),
             Record::Disk(disk, _) => self.disk = Some(disk),
             Record::Starts(short) => (self.starts, self.lived) = (Some(short), false),
             Record::Lived => self.lived = true,

@@ -46,7 +46,7 @@ fn start(server: Server, dir: &Path, log: &str) -> Node {
     let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let acceptor = Acceptor::open(dir, &name, on_fatal).unwrap();
     if acceptor.is_new() {
-        acceptor.restore(log).unwrap();
+        acceptor.restore(log, None).unwrap();
     }
     let views = Arc::new(Views(Mutex::new(Rank::new(20, "test"), Vec::new())));
     let change: Weak<dyn PaxosChange> = Arc::downgrade(&views) as Weak<dyn PaxosChange>;

@@ -76,13 +76,11 @@ impl<S: StateMachine> Inner<S> {
         // wait for the disk.
         let (mut since, mut lived) = (None, false);
         loop {
-            if listens {
-                if self.is_named_elsewhere() == Some(true) {
-                    return;
-                }
-                listens = self.has_always_been_alone();
-            }
             let step = self.next_step();
+            listens = listens && self.has_always_been_alone();
+            if listens && matches!(step, Step::Wait | Step::Join) && self.is_named_elsewhere() == Some(true) {
+                return;
+            }
             if matches!(step, Step::Join | Step::Propose) {
                 since = None;
             }

@@ -367,11 +367,7 @@ impl<S: StateMachine> Rsm<S> {
         });
         let change: Weak<Inner<S>> = Arc::downgrade(&inner);
         inner.cfg.set_view_change(change);
-        // Not by one that may begin a service: if it has done so twice, because its disk was lost, it must not take the
-        // views of the first one (S6).
-        if inner.first != inner.me {
-            inner.cfg.set_joins_through(&inner.joins_through());
-        }
+        inner.cfg.set_joins_through(&inner.joins_through());
         inner.clone().register();
         Ok(Rsm(inner))
     }

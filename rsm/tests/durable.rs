@@ -353,6 +353,28 @@ fn s06_a_younger_service_that_others_have_joined_takes_no_views_of_the_older_one
     assert_eq!(cluster.node(2).inspect(|numbers| numbers.0.clone()), [1], "what was acknowledged is there");
 }
 
+/// It has more views than the older one by then.
+#[test]
+fn s06_a_survivor_takes_no_views_of_a_younger_service() {
+    let (mut cluster, client) = started(2);
+    (0..2).for_each(|at| cluster.kill(at));
+    let mut reasons = younger_service(&mut cluster, |cluster| cluster.options(0));
+    for vid in 2..6 {
+        cluster.kill(0);
+        reasons = Reasons::new();
+        cluster.start_with(0, reasons.of(cluster.options(0)));
+        wait_until("it serves", || cluster.node(0).amiprimary() && cluster.node(0).view().0 == vid);
+    }
+    cluster.restart(1);
+    wait_until("it gives up", || !reasons.all().is_empty());
+    rt::time::sleep(Duration::from_secs(2));
+    assert_eq!(cluster.node(1).view(), (2, cluster.names.clone()));
+    (0..2).for_each(|at| cluster.kill(at));
+    start_over(cluster.dir(), &cluster.names[1], true).unwrap();
+    cluster.restart(1);
+    assert_eq!(append(&client, 2), 2, "nothing was lost");
+}
+
 /// It knows more views than the younger service: it joins no other one, and its questions end that.
 #[test]
 fn s06_a_member_without_state_joins_no_younger_service() {

@@ -150,7 +150,7 @@ impl Cluster {
             assert!(now() < deadline, "join failed: {outcome:?}");
             sleep(Duration::from_millis(20));
         }
-        joiner.restore(&primary.dump()).unwrap();
+        joiner.restore(&primary.dump(), None).unwrap();
     }
 
     pub(crate) fn wait_for_view(&self, vid: u32, members: &[String]) {

@@ -51,10 +51,6 @@ impl<S: StateMachine> Inner<S> {
         if member && !left_behind {
             self.warn_if_nobody_holds_the_state();
         }
-        if self.cfg.is_alone() {
-            // Nobody can be ahead, but in another service.
-            return false;
-        }
         let mut asked = Vec::new();
         for candidate in self.candidates() {
             if self.has_learnt_views_from(&candidate) {
@@ -156,12 +152,18 @@ impl<S: StateMachine> Inner<S> {
             (state.replica.last_myvs(), state.replica.vid())
         };
         tracing::info!(node = %self.me, primary = m, %last, "join");
-        if self.is_of_the_lab(m) == Some(false) && self.cfg.has_last_view(m) == Some(false) {
-            tracing::warn!(node = %self.me, primary = m, "join: the primary doesn't know this node's last view. It is \
-                behind, or of another service: has this node another one's files?");
+        let Ok(client) = self.handles.client(m) else { return false };
+        if client.bind(MEMBERS_TIMEOUT).is_err() {
             return false;
         }
-        let Ok(client) = self.handles.client(m) else { return false };
+        let ours = client.is_ours() != Some(false);
+        let service = match ours.then(|| self.cfg.service_of(&client)).transpose() {
+            Ok(service) => service.flatten(),
+            Err(why) => {
+                tracing::warn!(node = %self.me, primary = m, why, "join: not through this primary");
+                return false;
+            }
+        };
         let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
             Ok((status, Bytes(log))) if status == RsmStatus::OK as i32 => log,
             Ok((status, _)) => {
@@ -175,7 +177,7 @@ impl<S: StateMachine> Inner<S> {
         };
         let restored = str::from_utf8(&log)
             .map_err(|e| e.to_string())
-            .and_then(|log| self.cfg.restore(log).map_err(|e| e.to_string()));
+            .and_then(|log| self.cfg.restore(log, service).map_err(|e| e.to_string()));
         match restored {
             Ok(vid) => {
                 tracing::info!(node = %self.me, primary = m, %vid, "joined");
