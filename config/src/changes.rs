@@ -177,12 +177,7 @@ impl Config {
 
     /// Tells operators, once for each, that a node which is believed is of another service.
     fn note_foreign(&self, name: &str, instance: Instance) {
-        let news = {
-            let mut state = self.state.lock();
-            let told = state.told_foreign.replace(name.to_owned());
-            told.as_deref() != Some(name)
-        };
-        if news {
+        if self.state.lock().told_foreign.insert(name.to_owned()) {
             tracing::error!(node = %self.options.me, peer = name, vid = instance, "this node's views are of another service \
                 than that one's: one of both has lost its disk, and began anew. It has to be stopped, its files moved away, \
                 and started again to join the other one");
@@ -191,17 +186,19 @@ impl Config {
 
     /// One step of catching up: true if `name` is believed, and knew the next view.
     pub(crate) fn ask_for_next(&self, name: &str) -> bool {
-        let instance = {
+        let (instance, alone) = {
             let state = self.state.lock();
             if !state.believes(name) {
                 return false;
             }
-            state.views.vid().next().0
+            (state.views.vid().next().0, state.is_alone(&self.options.me))
         };
         let Ok(client) = self.handles.client(name) else { return false };
         match self.ask_for(&client, instance) {
             Some((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
-                if client.is_ours() != Some(false) && !self.acceptor.is_of_this_service(&res) {
+                let lab = client.is_ours() == Some(false);
+                let told = !lab && res.service().is_some();
+                if !lab && !self.acceptor.is_of_this_service(&res) || alone && !told {
                     self.note_foreign(name, instance);
                     return false;
                 }

@@ -8,8 +8,9 @@
 //! 3. The heartbeat handler takes `config.state` for a moment; it waits for neither disk nor round (H13), and nothing
 //!    that a heartbeat says stops the node (H16).
 //! 4. Values are taken only from members of this node's own last view, or from a node that the owner says it joins
-//!    through; from a lab node only one at a time, from one of ours only if it is of the same service: a node that lost its
-//!    disk may have begun another one with the same names.
+//!    through; from a lab node only one at a time, from one of ours only if it is of the same service, as far as both know:
+//!    a node that lost its disk may have begun another one with the same names. Nor does who is alone in its last view take
+//!    any from who can't tell.
 //!
 //! Threads: the heartbeater. Handlers run where their bytes are read. Rounds run on the caller's thread.
 //! Locks: `config.state` ([`ranks::STATE`]).
@@ -19,6 +20,7 @@
 //! *asker's* number by a node that wants to be removed (with 0 if it knows no view); a lab node that asks removes it for
 //! any ERR. To a lab node that is behind for long we answer ERR, as the lab does: its round then learns the value.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -82,8 +84,8 @@ pub(crate) struct State {
     pub(crate) majority: bool,
     /// The members of which operators were told that their disks are lost.
     pub(crate) told_lost: Vec<String>,
-    /// The node of which operators were told that it is of another service.
-    pub(crate) told_foreign: Option<String>,
+    /// The nodes of which operators were told that they are of another service.
+    pub(crate) told_foreign: BTreeSet<String>,
     pub(crate) change: Option<Weak<dyn ViewChange>>,
     pub(crate) stopping: bool,
     /// The heartbeater should look at once.
@@ -102,6 +104,12 @@ impl State {
     pub(crate) fn believes(&self, name: &str) -> bool {
         let joins_through = self.through.iter().any(|known| known == name) && self.views.vid() > ViewId(0);
         self.views.is_member(name) || joins_through
+    }
+
+    /// Whether `me`, this node, is the only member of its last view. Then no view follows without its own vote: who is ahead
+    /// is of another service, unless it tells that it is of this one.
+    pub(crate) fn is_alone(&self, me: &str) -> bool {
+        self.views.last().is_some_and(|last| last.members() == [me])
     }
 
     /// Keeps in mind that `name` spoke of a view, if it isn't a member.
@@ -160,7 +168,7 @@ impl Config {
             heard: None,
             majority: true,
             told_lost: Vec::new(),
-            told_foreign: None,
+            told_foreign: BTreeSet::new(),
             change: None,
             stopping: false,
             kicked: false,

@@ -152,6 +152,9 @@ impl Config {
         let Some((peer, vid)) = ahead else { return };
         while self.believes(&peer) {
             if vid > self.vid().next() && !self.is_ours(&peer) {
+                if self.state.lock().is_alone(self.myaddr()) {
+                    return;
+                }
                 let change = self.state.lock().change.as_ref().and_then(Weak::upgrade);
                 if let Some(change) = change {
                     change.left_behind();

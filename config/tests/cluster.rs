@@ -175,6 +175,26 @@ fn all_killed_and_started_again_go_on_from_their_logs() {
     wait_until("all know a new one", || cluster.nodes.iter().all(|node| node.config.vid() > ViewId(3)));
 }
 
+/// The other one doesn't know the service's number (its log is of an older version): who is alone follows it no more than one
+/// of another service.
+#[test]
+fn s06_a_first_node_that_began_anew_takes_no_views_of_a_node_that_tells_no_number() {
+    let mut cluster = Cluster::new(2, Timing::default());
+    let names = cluster.names.clone();
+    names.iter().for_each(|name| cluster.kill(name));
+    rt::fs::remove_file(&cluster.dir.path().join(format!("paxos-{}.log", names[0]))).unwrap();
+    cluster.restart(&names[0]);
+    let first = &cluster.nodes[0].config;
+    first.set_joins_through(&names[1..]);
+    assert!(first.bootstrap().unwrap());
+    cluster.restart(&names[1]);
+    wait_until("it hears of the view", || cluster.nodes[0].config.take_heard_of_view().is_some());
+    sleep(Duration::from_secs(1));
+    assert_eq!(cluster.nodes[0].config.vid(), ViewId(1));
+    assert_eq!(cluster.nodes[0].config.catch_up_from(&names[1]), ViewId(1));
+    assert_eq!(cluster.nodes[1].config.vid(), ViewId(2));
+}
+
 #[test]
 fn h11_a_removal_takes_one_or_two_rounds_with_seven_members() {
     let mut cluster = Cluster::new(7, Timing::default());
