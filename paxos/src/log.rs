@@ -40,8 +40,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rt::fs::{self, File};
+use rt::time::{now, sleep};
 
 use crate::record::{DiskId, Record};
 use crate::state::AcceptorState;
@@ -91,6 +93,9 @@ pub enum LogError {
 
 /// The first line of each log: a crc line over nothing.
 const HEAD: &str = "crc 00000000\n";
+/// How long another process may keep the lock before it is said to run.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The file of a node's Paxos log, open for appending.
 pub struct Log {
@@ -133,12 +138,17 @@ impl Log {
     /// Locks the log at `path`, be there one or not.
     ///
     /// # Errors
-    /// When another process has it, or the operating system refuses.
+    /// When another process has it for a second, or the operating system refuses.
     pub fn lock(path: &Path) -> Result<Lock, LogError> {
         let lock_path = fs::beside(path, ".lock");
         let lock = File::append(&lock_path).map_err(io(&lock_path, "open"))?;
-        if !lock.try_lock().map_err(io(&lock_path, "lock"))? {
-            return Err(LogError::InUse { path: path.to_owned() });
+        // A process that was killed just now may still be ending.
+        let deadline = now() + LOCK_PATIENCE;
+        while !lock.try_lock().map_err(io(&lock_path, "lock"))? {
+            if now() >= deadline {
+                return Err(LogError::InUse { path: path.to_owned() });
+            }
+            sleep(LOCK_INTERVAL);
         }
         Ok(Lock(lock))
     }

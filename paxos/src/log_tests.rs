@@ -441,6 +441,20 @@ fn to_look_changes_nothing_and_sees_what_opening_would() {
     assert!(Log::lock(&path).is_ok());
 }
 
+/// A process that was killed just now may take a moment to end.
+#[test]
+fn a_lock_that_is_given_back_soon_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("paxos-41000.log");
+    let lock = Log::lock(&path).unwrap();
+    let ends = rt::thread::spawn("ends", move || {
+        rt::time::sleep(std::time::Duration::from_millis(100));
+        drop(lock);
+    });
+    assert!(open(&path).is_ok());
+    assert!(ends.unwrap().join_until(rt::time::now() + std::time::Duration::from_secs(20)));
+}
+
 #[test]
 fn a_folder_in_its_place_is_an_error_that_says_so() {
     let dir = TempDir::new().unwrap();
