@@ -197,8 +197,8 @@ impl Config {
         match self.ask_for(&client, instance) {
             Some((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
                 let lab = client.is_ours() == Some(false);
-                let told = !lab && res.service().is_some();
-                if !lab && !self.acceptor.is_of_this_service(&res) || alone && !told {
+                let surely = !lab && self.acceptor.is_surely_of_this_service(&res);
+                if !lab && !self.acceptor.is_of_this_service(&res) || alone && !surely {
                     self.note_foreign(name, instance);
                     return false;
                 }

@@ -112,9 +112,9 @@ impl State {
         self.views.last().is_some_and(|last| last.members() == [me])
     }
 
-    /// Keeps in mind that `name` spoke of a view, if it isn't a member.
-    pub(crate) fn hear(&mut self, name: &str, vid: ViewId) {
-        if vid > ViewId(0) && !self.views.is_member(name) && check_name(name).is_ok() {
+    /// Keeps in mind that `name` spoke of a view to `me`, this node, if it isn't a member.
+    pub(crate) fn hear(&mut self, me: &str, name: &str, vid: ViewId) {
+        if vid > ViewId(0) && name != me && !self.views.is_member(name) && check_name(name).is_ok() {
             self.heard = Some((name.to_owned(), vid));
         }
     }
@@ -392,7 +392,7 @@ impl Config {
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
         let trusted = state.believes(m);
-        state.hear(m, vid);
+        state.hear(&self.options.me, m, vid);
         if state.wants_out(&self.options.me) {
             // "Remove me": ERR, and the asker's own number. But one that knows no view says that in any case: it may have
             // lost its disk (rule 3).
@@ -458,7 +458,7 @@ impl PaxosChange for Config {
     fn fallen_behind(&self, peer: &str, instance: Instance) {
         let mut state = self.state.lock();
         let vid = ViewId(instance.saturating_sub(1));
-        state.hear(peer, vid);
+        state.hear(&self.options.me, peer, vid);
         if state.believes(peer) {
             self.follow(&mut state, peer, vid);
         }

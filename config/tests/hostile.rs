@@ -51,6 +51,24 @@ fn h16_no_peer_s_word_stops_a_node_or_changes_its_view() {
     assert_eq!(target.config.propose_same(), Outcome::Decided);
 }
 
+/// Its own vote and its own word count more than all others when it is alone.
+#[test]
+fn nobody_speaks_in_a_node_s_own_name() {
+    let cluster = Cluster::new(1, Timing::default());
+    let node = &cluster.nodes[0];
+    let (client, me, before) = (client(&node.name), node.name.clone(), node.log());
+    let n = ProposalNumber { n: 9, node: me.clone() };
+    let v = format!("{me} stranger ");
+    let ask = (me.clone(), PrepareArg { instance: 2, n: n.clone() });
+    assert_eq!(client.call(PREPAREREQ, ask, SECOND).unwrap().0, 1);
+    assert_eq!(
+        client.call(ACCEPTREQ, (me.clone(), AcceptArg { instance: 2, n, v: v.clone() }), SECOND),
+        Ok((1, false))
+    );
+    assert_eq!(client.call(DECIDEREQ, (me.clone(), DecideArg { instance: 2, v }), SECOND), Ok((1, 0)));
+    assert_eq!((node.config.vid(), node.log()), (ViewId(1), before));
+}
+
 #[test]
 fn h13_heartbeats_and_isrunning_do_not_wait_for_a_round() {
     // The other member answers pings, and takes as long as it can over prepare.
@@ -90,6 +108,9 @@ fn a_new_node_hears_that_somebody_knows_a_view() {
     let node = Node::start(&names(1)[0], dir.path(), &Timing::default());
     assert_eq!(node.config.take_heard_of_view(), None);
     let client = client(&node.name);
+    // Who speaks in its own name isn't somebody else.
+    assert_eq!(client.call(HEARTBEAT, (node.name.clone(), 7), SECOND), Ok((1, 0)));
+    assert_eq!(node.config.take_heard_of_view(), None);
     // It answers, with its own number, which is none.
     assert_eq!(client.call(HEARTBEAT, ("41000".to_owned(), 7), SECOND), Ok((1, 0)));
     assert_eq!(node.config.take_heard_of_view(), Some(("41000".to_owned(), ViewId(7))));

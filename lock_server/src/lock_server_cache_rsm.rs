@@ -43,8 +43,9 @@ use crate::lock_table::{Effect, LockTable, StateError};
 
 /// How long a message may take: as long as a client that was told to ask has its turn.
 pub const MESSAGE_TIME: Duration = TURN;
-/// Connections to clients that are kept; at one more all are given up.
-const CONNECTIONS: usize = 16_384;
+/// Connections to clients that are kept, or an eighth of the file limit if that is less; at one more all are given up.
+/// Members come back on what is left.
+const CONNECTIONS: u64 = 16_384;
 /// How often a node with hints to send looks whether it is the primary again.
 const PRIMARY_POLL: Duration = Duration::from_millis(20);
 /// When a node that isn't the primary forgets its hints. A new primary gets them from the state.
@@ -154,11 +155,13 @@ struct RpcCourier {
     handles: Handles,
     /// Whom `handles` has connections to.
     known: Mutex<BTreeSet<ClientId>>,
+    most: usize,
 }
 
 impl RpcCourier {
     fn new(rsm: Rsm<LockTable>, handles: Handles) -> Self {
-        RpcCourier { rsm, handles, known: Mutex::new(KNOWN_RANK, BTreeSet::new()) }
+        let most = usize::try_from(CONNECTIONS.min(rt::process::file_limit() / 8)).unwrap_or(usize::MAX);
+        RpcCourier { rsm, handles, known: Mutex::new(KNOWN_RANK, BTreeSet::new()), most }
     }
 
     fn client(&self, id: &ClientId) -> Option<Arc<yfs_rpc::Client>> {
@@ -167,7 +170,7 @@ impl RpcCourier {
         }
         let full = {
             let mut known = self.known.lock();
-            let full = known.len() >= CONNECTIONS && !known.contains(id);
+            let full = known.len() >= self.most && !known.contains(id);
             if full {
                 known.clear();
             }

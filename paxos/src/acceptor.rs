@@ -149,10 +149,12 @@ impl Acceptor {
         self.state.lock().change = Some(change);
     }
 
-    /// Registers the handlers. The server keeps only a weak reference.
+    /// Registers the handlers. The server keeps only a weak reference. Who speaks in this node's own name isn't this node:
+    /// it doesn't send itself anything.
     pub fn register(self: &Arc<Self>, server: &Server) {
+        let others = |acceptor: &Weak<Self>, src: &str| acceptor.upgrade().filter(|acceptor| acceptor.me != src);
         let acceptor = Arc::downgrade(self);
-        server.reg_on(Workers::Peers, PREPAREREQ, move |src: String, arg: PrepareArg| match acceptor.upgrade() {
+        server.reg_on(Workers::Peers, PREPAREREQ, move |src: String, arg: PrepareArg| match others(&acceptor, &src) {
             Some(acceptor) => acceptor.preparereq(&src, &arg),
             None => (PaxosStatus::ERR, PrepareRes::default()),
         });
@@ -164,12 +166,12 @@ impl Acceptor {
             }
         });
         let acceptor = Arc::downgrade(self);
-        server.reg_on(Workers::Peers, ACCEPTREQ, move |src: String, arg: AcceptArg| match acceptor.upgrade() {
+        server.reg_on(Workers::Peers, ACCEPTREQ, move |src: String, arg: AcceptArg| match others(&acceptor, &src) {
             Some(acceptor) => acceptor.acceptreq(&src, &arg),
             None => (PaxosStatus::ERR, false),
         });
         let acceptor = Arc::downgrade(self);
-        server.reg_on(Workers::Peers, DECIDEREQ, move |src: String, arg: DecideArg| match acceptor.upgrade() {
+        server.reg_on(Workers::Peers, DECIDEREQ, move |src: String, arg: DecideArg| match others(&acceptor, &src) {
             Some(acceptor) => acceptor.decidereq(&src, &arg),
             None => (PaxosStatus::ERR, 0),
         });
@@ -220,6 +222,11 @@ impl Acceptor {
     pub fn is_of_this_service(&self, res: &PrepareRes) -> bool {
         let mine = self.state.lock().paxos.service();
         mine.is_none() || res.service().is_none() || mine == res.service()
+    }
+
+    /// Whether an old instance's value is of this node's service for sure: both know its number.
+    pub fn is_surely_of_this_service(&self, res: &PrepareRes) -> bool {
+        res.service().is_some() && self.state.lock().paxos.service() == res.service()
     }
 
     /// How many lives of this node before this one were short, one after the other: they ended before
@@ -524,6 +531,7 @@ impl Acceptor {
 /// What a simulator is told of an acceptor that has read a log.
 fn restored(paxos: &AcceptorState) -> Event {
     Event::Restored {
+        service: paxos.service(),
         values: paxos.views().iter().map(|(instance, value)| (*instance, value.clone())).collect(),
         promised: paxos.promised().cloned(),
         accepted: paxos.accepted().cloned(),

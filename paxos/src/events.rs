@@ -1,13 +1,15 @@
 //! What Paxos reports to a simulator ([`rt::probe`]): what an acceptor's disk holds, once it does, in the order of
 //! `paxos.state`; and a proposer's rounds.
 
-use crate::{Instance, ProposalNumber, Value};
+use crate::{Instance, ProposalNumber, ServiceId, Value};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A log was read: its own at a start, or what another node's has beyond it.
     Restored {
+        /// The number of its service, if it is known.
+        service: Option<ServiceId>,
         /// All instances that are known, and their values.
         values: Vec<(Instance, Value)>,
         /// The highest number promised in the instance after them.

@@ -199,7 +199,9 @@ impl<S: StateMachine> Inner<S> {
         let answer = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT);
         // Strangers' names must not pile up.
         self.handles.forget(&name);
-        let (_, members) = answer.ok()?;
+        let (_, mut members) = answer.ok()?;
+        // The last one is the primary again; from a node without a view it is whom it would join.
+        members.pop();
         let knows = self.cfg.ismember(&name, self.cfg.vid());
         if knows || !members.contains(&self.me) {
             return Some(false);

@@ -290,6 +290,27 @@ fn s06_a_first_node_without_files_begins_a_service_if_nobody_names_it() {
     }
 }
 
+/// Neither it itself, under another name, nor one that waits for it names it as a member, whatever a stranger says.
+#[test]
+fn s06_a_first_node_begins_though_it_hears_of_itself_and_of_its_joiners() {
+    let mut cluster = Cluster::start(2);
+    (0..2).for_each(|at| cluster.kill(at));
+    (0..2).for_each(|at| cluster.lose_disk(at));
+    cluster.restart(1);
+    let reasons = Reasons::new();
+    let itself = format!("127.0.0.1:{}", cluster.names[0]);
+    cluster.start_with(0, reasons.of(Options { also: vec![itself.clone()], ..cluster.options(0) }));
+    let stranger = yfs_rpc::Client::new(yfs_rpc::names::resolve(&itself).unwrap(), yfs_rpc::Options::default());
+    for name in [&cluster.names[0], &itself, &cluster.names[1]].into_iter().cycle() {
+        stranger.call(yfs_paxos::protocol::HEARTBEAT, (name.clone(), 9), Duration::from_secs(5)).unwrap();
+        if cluster.node(0).amiprimary() || !reasons.all().is_empty() {
+            break;
+        }
+    }
+    assert_eq!(reasons.all(), Vec::<String>::new());
+    cluster.wait_for_members(&[0, 1]);
+}
+
 /// S6: the one that pings all is away for a moment. The others ping the primary, too.
 #[test]
 fn s06_a_first_node_that_lost_its_disk_is_spoken_to_though_the_smallest_member_is_cut_off() {

@@ -115,6 +115,8 @@ pub const CANARIES: &[Canary] = &[
     canary("S5-inherited-add-counts", "S5", "whoever is in the view was added for its present disk"),
     // Any start: two-services.
     canary("S6-first-begins-again", "S6", "a node without a log begins a service, though it isn't told to"),
+    // A node asks to join while the first one begins the service: service-unknown.
+    canary("S6-number-not-learnt", "S6", "a joiner asks for the service's number before it is added, and not again"),
     // A node is one view behind when a round for the next one begins: voted-ahead.
     canary("S7-votes-ahead", "S7", "a node votes in an instance beyond the one after its last view"),
     // A backup answers no request for more than a second, and isn't removed: stamp-reused.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rt::time::now;
 use yfs_config::{Standing, ViewId};
-use yfs_paxos::DiskId;
 use yfs_paxos::protocol::{HEARTBEAT, PaxosStatus};
+use yfs_paxos::{DiskId, ServiceId};
+use yfs_rpc::Client;
 use yfs_rpc::marshall::Bytes;
 
 use super::MEMBERS_TIMEOUT;
@@ -157,13 +158,7 @@ impl<S: StateMachine> Inner<S> {
             return false;
         }
         let ours = client.is_ours() != Some(false);
-        let service = match ours.then(|| self.cfg.service_of(&client)).transpose() {
-            Ok(service) => service.flatten(),
-            Err(why) => {
-                tracing::warn!(node = %self.me, primary = m, why, "join: not through this primary");
-                return false;
-            }
-        };
+        let Some(mut service) = self.ask_service(m, &client, ours) else { return false };
         let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
             Ok((status, Bytes(log))) if status == RsmStatus::OK as i32 => log,
             Ok((status, _)) => {
@@ -175,6 +170,11 @@ impl<S: StateMachine> Inner<S> {
                 return false;
             }
         };
+        if service.is_none() && !rt::probe::weakened("S6-number-not-learnt") {
+            // It may have begun its service between question and answer. Its client is bound: it is the same life of it.
+            let Some(known) = self.ask_service(m, &client, ours) else { return false };
+            service = known;
+        }
         let restored = str::from_utf8(&log)
             .map_err(|e| e.to_string())
             .and_then(|log| self.cfg.restore(log, service).map_err(|e| e.to_string()));
@@ -187,6 +187,17 @@ impl<S: StateMachine> Inner<S> {
             Err(error) => {
                 tracing::error!(node = %self.me, primary = m, error, "join: the log of the primary can't be used");
                 false
+            }
+        }
+    }
+
+    /// The number of the service of `m`, if it is of ours (`ours`), and knows it. `None`: this node can't join through it.
+    fn ask_service(&self, m: &str, client: &Client, ours: bool) -> Option<Option<ServiceId>> {
+        match ours.then(|| self.cfg.service_of(client)).transpose() {
+            Ok(service) => Some(service.flatten()),
+            Err(why) => {
+                tracing::info!(node = %self.me, primary = m, why, "join: not through this primary");
+                None
             }
         }
     }

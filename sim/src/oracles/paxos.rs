@@ -195,7 +195,10 @@ pub(super) fn is_durable(event: &dyn Any) -> bool {
 
 pub(super) fn take(views: &mut Views, votes: &mut Votes, node: &str, event: &Event) -> Result<(), Violation> {
     match event {
-        Event::Restored { values, promised, accepted } => {
+        Event::Restored { service, values, promised, accepted } => {
+            if service.is_none() && !values.is_empty() {
+                return Err(("service-unknown", "it knows views, and not the number of their service".to_owned()));
+            }
             for (instance, value) in values {
                 views.commit(*instance, value)?;
             }

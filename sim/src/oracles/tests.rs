@@ -5,7 +5,7 @@ use yfs_config::ViewId;
 use yfs_config::detector::Reason;
 use yfs_config::events::Event as Config;
 use yfs_paxos::events::Event as Paxos;
-use yfs_paxos::{ProposalNumber, Value};
+use yfs_paxos::{Instance, ProposalNumber, ServiceId, Value};
 use yfs_rpc::events::Event as Rpc;
 use yfs_rpc::pdu::{ClientNonce, ServerNonce, Xid};
 use yfs_rpc::reply_window::{Limits, Sizes};
@@ -139,6 +139,21 @@ impl Run {
     }
 }
 
+/// A log without promises or votes.
+fn log_of(values: Vec<(Instance, Value)>) -> Paxos {
+    Paxos::Restored { service: ServiceId::new(1), values, promised: None, accepted: None }
+}
+
+#[test]
+fn who_knows_views_knows_the_service_s_number() {
+    let run = Run::new();
+    run.see("a", &Paxos::Restored { service: None, values: Vec::new(), promised: None, accepted: None });
+    run.is_well();
+    let values = vec![(1, value(&["a"]))];
+    run.see("a", &Paxos::Restored { service: None, values, promised: None, accepted: None });
+    run.finds("service-unknown");
+}
+
 #[test]
 fn one_value_an_instance() {
     let run = Run::new();
@@ -150,9 +165,9 @@ fn one_value_an_instance() {
     assert_eq!(run.oracles.latest_view(), (2, vec!["a".to_owned(), "b".to_owned()]));
     run.oracles.node_died(&Node::new("a"));
     run.oracles.node_lost_disk(&Node::new("a"));
-    run.see("a", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.see("a", &log_of(Vec::new()));
     run.is_well();
-    run.see("a", &Paxos::Restored { values: vec![(1, value(&["c"]))], promised: None, accepted: None });
+    run.see("a", &log_of(vec![(1, value(&["c"]))]));
     run.finds("two-values");
 }
 
@@ -208,6 +223,7 @@ fn a_promise_is_kept() {
         run
     };
     let log = |promised: u32, accepted: bool| Paxos::Restored {
+        service: ServiceId::new(1),
         values: vec![(1, value(&["a"]))],
         promised: Some(number(promised)),
         accepted: accepted.then(|| (number(3), value(&["a", "b"]))),
@@ -236,7 +252,7 @@ fn a_promise_is_kept() {
     }
     // Another node's log was taken in, and had nothing new.
     let run = voted();
-    run.see("b", &Paxos::Restored { values: vec![(1, value(&["a"]))], promised: None, accepted: None });
+    run.see("b", &log_of(vec![(1, value(&["a"]))]));
     run.finds("vote-forgotten");
     let run = voted();
     run.see("b", &log(4, true));
@@ -245,12 +261,12 @@ fn a_promise_is_kept() {
     run.see("b", &log(5, false));
     run.finds("vote-forgotten");
     let run = voted();
-    run.see("b", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.see("b", &log_of(Vec::new()));
     run.finds("vote-forgotten");
 
     let run = voted();
     run.oracles.node_lost_disk(&Node::new("b"));
-    run.see("b", &Paxos::Restored { values: Vec::new(), promised: None, accepted: None });
+    run.see("b", &log_of(Vec::new()));
     run.is_well();
     assert_eq!(run.oracles.views_to_come(), [["a", "b"]], "the vote was given");
 }
@@ -311,7 +327,7 @@ fn a_vote_counts_that_is_only_seen_after_a_start() {
     run.oracles.node_died(&Node::new("b"));
     let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
     let (promised, accepted) = (Some(number(1)), Some((number(1), value(&["a", "b"]))));
-    run.see("b", &Paxos::Restored { values, promised, accepted });
+    run.see("b", &Paxos::Restored { service: ServiceId::new(1), values, promised, accepted });
     run.learn("c", 4, &["a", "b"]);
     run.is_well();
 }
@@ -491,7 +507,7 @@ fn nobody_is_removed_for_being_behind_a_young_view() {
     let removing = |millis, vid, reason| {
         let mut a = Proposing::new();
         // What a log says again is no other view.
-        let again = Paxos::Restored { values: vec![(1, value(&["a", "b", "c"]))], promised: None, accepted: None };
+        let again = log_of(vec![(1, value(&["a", "b", "c"]))]);
         assert_eq!(a.paxos(millis, &again), Ok(()));
         assert_eq!(a.config(millis, &Config::Probing), Ok(()));
         assert_eq!(a.config(millis, &Config::Answered { peer: "c".to_owned() }), Ok(()));
@@ -825,7 +841,7 @@ fn a_node_that_lost_its_disk_votes_when_it_was_added_again_and_not_where_it_had_
         run.oracles.node_died(&Node::new("b"));
         run.oracles.node_lost_disk(&Node::new("b"));
         let values = vec![(1, value(&["a"])), (2, value(&["a", "b"])), (3, value(&["a", "b", "c"]))];
-        run.see("b", &Paxos::Restored { values, promised: None, accepted: None });
+        run.see("b", &log_of(values));
         run
     };
     let run = lost();

@@ -104,11 +104,7 @@ impl Director {
 
     fn inject(&mut self, fault: Fault) {
         match fault {
-            Fault::Crash => {
-                let Some(victim) = self.a_node() else { return };
-                let turns = self.dice.below(3_000);
-                self.kernel.crash_after(&Node::new(&self.cluster.name(victim)), turns);
-            }
+            Fault::Crash => self.crash(),
             Fault::Breakpoint => self.lab_fault(),
             Fault::PowerOff => {
                 let Some(victim) = self.a_node() else { return };
@@ -150,12 +146,39 @@ impl Director {
         }
     }
 
+    /// A node, at some switch between its threads; or the primary, while a joiner fetches the state from it.
+    fn crash(&mut self) {
+        let joined = if self.dice.one_in(2) { self.wait_for_a_joiner() } else { None };
+        let Some(victim) = self.a_node() else { return };
+        let name = self.cluster.name(victim);
+        let (name, turns) = match joined {
+            Some(primary) => (if self.dice.one_in(4) { name } else { primary }, self.dice.below(100)),
+            None => (name, self.dice.below(3_000)),
+        };
+        self.kernel.crash_after(&Node::new(&name), turns);
+    }
+
     /// Waits until the node has written something that isn't synced: that is the moment that counts.
     fn wait_for_an_append(&self, member: usize) {
         let (host, deadline) = (self.cluster.host(member), self.kernel.now() + Duration::from_secs(2));
         while !self.cluster.world().disks.has_unsynced(host) && self.kernel.now() < deadline {
             sleep(Duration::from_micros(100));
         }
+    }
+
+    /// Waits until a node has joined, if one is away, but not for ever. The primary then.
+    fn wait_for_a_joiner(&self) -> Option<String> {
+        let (oracles, deadline) = (self.cluster.oracles(), self.kernel.now() + BREATH);
+        let mut before = oracles.latest_view().1.len();
+        while before < self.cluster.len() && self.kernel.now() < deadline {
+            sleep(Duration::from_micros(500));
+            let members = oracles.latest_view().1;
+            if members.len() > before {
+                return members.into_iter().next();
+            }
+            before = members.len();
+        }
+        None
     }
 
     fn disk_gone(&mut self, fault: Fault) {
@@ -174,7 +197,7 @@ impl Director {
             self.cluster.flip_bit(victim);
         }
         let pause = self.cluster.plan_restart(victim);
-        if fault == Fault::LostDisk && self.dice.one_in(3) {
+        if fault == Fault::LostDisk && self.dice.one_in(2) {
             self.new_disk_hangs(victim, pause);
         }
     }
