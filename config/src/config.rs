@@ -9,8 +9,8 @@
 //!    that a heartbeat says stops the node (H16).
 //! 4. Values are taken only from members of this node's own last view, or from a node that the owner says it joins
 //!    through; from a lab node only one at a time, from one of ours only if it is of the same service, as far as both know:
-//!    a node that lost its disk may have begun another one with the same names. Nor does who is alone in its last view take
-//!    any from who can't tell.
+//!    a node that lost its disk may have begun another one with the same names. Who is alone in its last view takes
+//!    them only from one that tells the number which it knows.
 //!
 //! Threads: the heartbeater. Handlers run where their bytes are read. Rounds run on the caller's thread.
 //! Locks: `config.state` ([`ranks::STATE`]).
@@ -391,7 +391,7 @@ impl Config {
         let mine = state.views.vid();
         let surprise = mine != ViewId(0) && vid > mine.next();
         assert!(!(surprise && rt::probe::weakened("H16-heartbeat-stops")), "a heartbeat from views ahead");
-        let trusted = state.believes(m);
+        let trusted = m != self.options.me && state.believes(m);
         state.hear(&self.options.me, m, vid);
         if state.wants_out(&self.options.me) {
             // "Remove me": ERR, and the asker's own number. But one that knows no view says that in any case: it may have

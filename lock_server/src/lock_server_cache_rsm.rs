@@ -43,8 +43,8 @@ use crate::lock_table::{Effect, LockTable, StateError};
 
 /// How long a message may take: as long as a client that was told to ask has its turn.
 pub const MESSAGE_TIME: Duration = TURN;
-/// Connections to clients that are kept, or an eighth of the file limit if that is less; at one more all are given up.
-/// Members come back on what is left.
+/// Connections to clients that are kept, or a quarter of the file limit if that is less; at one more all are given up.
+/// The server itself takes less than the other three, so that members can be connected to.
 const CONNECTIONS: u64 = 16_384;
 /// How often a node with hints to send looks whether it is the primary again.
 const PRIMARY_POLL: Duration = Duration::from_millis(20);
@@ -160,7 +160,7 @@ struct RpcCourier {
 
 impl RpcCourier {
     fn new(rsm: Rsm<LockTable>, handles: Handles) -> Self {
-        let most = usize::try_from(CONNECTIONS.min(rt::process::file_limit() / 8)).unwrap_or(usize::MAX);
+        let most = usize::try_from(CONNECTIONS.min(rt::process::file_limit() / 4)).unwrap_or(usize::MAX);
         RpcCourier { rsm, handles, known: Mutex::new(KNOWN_RANK, BTreeSet::new()), most }
     }
 

@@ -195,6 +195,10 @@ impl<S: StateMachine> Inner<S> {
     /// there is no authentication: a stranger can stop a node that has always been alone. `None`: it doesn't answer.
     fn is_named_elsewhere(&self) -> Option<bool> {
         let Some((name, vid)) = self.cfg.take_heard_of_view() else { return Some(false) };
+        if yfs_rpc::names::resolve(&name).is_ok_and(|addr| self.is_other_name_of_a_member(&name, addr)) {
+            // It is this node.
+            return Some(false);
+        }
         let client = self.handles.client(&name).ok()?;
         let answer = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT);
         // Strangers' names must not pile up.

@@ -336,7 +336,7 @@ impl<S: StateMachine> Inner<S> {
     }
 
     /// Whether `m` is not a member's name, but its address: a node that is a member twice would count twice.
-    fn is_other_name_of_a_member(&self, m: &str, addr: SocketAddr) -> bool {
+    pub(super) fn is_other_name_of_a_member(&self, m: &str, addr: SocketAddr) -> bool {
         let members = self.state.lock().replica.members().to_vec();
         let same = |name: &String| yfs_rpc::names::resolve(name).is_ok_and(|other| other == addr);
         m == self.me || addr == self.rsmrpc.local_addr() || members.iter().any(|name| name != m && same(name))

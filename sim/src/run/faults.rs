@@ -49,6 +49,9 @@ impl Director {
         let plan = self.cluster.plan().clone();
         let acted: Vec<Fault> = plan.faults.iter().copied().filter(|fault| !is_passive(*fault)).collect();
         let (end, latest) = (self.kernel.now() + plan.fault_time, self.kernel.now() + MAX_FAULT_TIME);
+        if plan.rough_start && plan.has(Fault::Crash) {
+            self.crash();
+        }
         loop {
             let pause = self.dice.between(Duration::ZERO, plan.pace * 2);
             let busy = self.cluster.oracles().acknowledged() >= REQUESTS_UNDER_FAULTS;
@@ -148,11 +151,12 @@ impl Director {
 
     /// A node, at some switch between its threads; or the primary, while a joiner fetches the state from it.
     fn crash(&mut self) {
-        let joined = if self.dice.one_in(2) { self.wait_for_a_joiner() } else { None };
+        let joined = if self.dice.one_in(2) { self.wait_for_joiners() } else { None };
+        let soon = [10, 30, 100][self.dice.below(3) as usize];
         let Some(victim) = self.a_node() else { return };
         let name = self.cluster.name(victim);
         let (name, turns) = match joined {
-            Some(primary) => (if self.dice.one_in(4) { name } else { primary }, self.dice.below(100)),
+            Some(primary) => (if self.dice.one_in(4) { name } else { primary }, self.dice.below(soon)),
             None => (name, self.dice.below(3_000)),
         };
         self.kernel.crash_after(&Node::new(&name), turns);
@@ -166,17 +170,19 @@ impl Director {
         }
     }
 
-    /// Waits until a node has joined, if one is away, but not for ever. The primary then.
-    fn wait_for_a_joiner(&self) -> Option<String> {
-        let (oracles, deadline) = (self.cluster.oracles(), self.kernel.now() + BREATH);
+    /// Waits until a node has joined, or two or three, if any is away, but not for ever. The primary then.
+    fn wait_for_joiners(&mut self) -> Option<String> {
+        let (oracles, deadline) = (self.cluster.oracles().clone(), self.kernel.now() + BREATH);
+        let mut wanted = 1 + self.dice.below(3);
         let mut before = oracles.latest_view().1.len();
         while before < self.cluster.len() && self.kernel.now() < deadline {
-            sleep(Duration::from_micros(500));
+            sleep(Duration::from_micros(200));
             let members = oracles.latest_view().1;
-            if members.len() > before {
+            wanted -= u64::from(members.len() > before);
+            before = members.len();
+            if wanted == 0 || before == self.cluster.len() {
                 return members.into_iter().next();
             }
-            before = members.len();
         }
         None
     }
