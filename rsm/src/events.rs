@@ -53,6 +53,11 @@ pub enum Event {
         /// In which view.
         vid: u32,
     },
+    /// The primary serves in this view, and answers BUSY to a member that says it is in sync.
+    DoneRefused {
+        /// The view.
+        vid: u32,
+    },
     /// The primary has given a request its stamp.
     Stamped {
         /// The stamp.

@@ -11,7 +11,6 @@
 //! | H15, H17, H18, H20 | hostile or clumsy input: well-behaved nodes don't send it |
 //! | H21, H22, H23, H24 | growth: no run is long enough |
 //! | S8 | is H27 |
-//! | L5 | a reply is lost with its connection only, and comes again on the next; and a backup takes requests before it |
 
 /// A mistake that the simulator has to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +134,12 @@ pub const CANARIES: &[Canary] = &[
     canary("L2-numbers-crawl", "L2", "rounds are tried without a majority, and a rejected number grows by one"),
     // A node's disk hangs: stuck.
     canary("L4-waits-for-ever", "L4", "a member that answers pings and transfers nothing is waited for"),
+    // A reply is a second late, as a backup is paused or cut off for less than it takes to be removed: done-refused.
+    canary(
+        "L5-done-counts-once",
+        "L5",
+        "transferdonereq counts only while the primary waits for it, and is asked again after a second",
+    ),
     // A member dies, and a joiner asks before that is noticed: unguarded-addition.
     canary("L7-joiner-beside-the-dead", "L7", "a joiner is added though not all members answer"),
     // A node crashes in a loop: views-for-ever.

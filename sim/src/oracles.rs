@@ -25,6 +25,7 @@
 //! | `wrong-primary` | who serves isn't the first name of the view | |
 //! | `served-without-state` | a primary serves that doesn't hold the state | 0, H1, H3 |
 //! | `served-unsynced` | a primary serves before all members have its state | H2, rule 8 |
+//! | `done-refused` | a primary that serves tells a member BUSY that says again that it is in sync | 8, L5 |
 //! | `stamp-reused` | a stamp is given twice | 4, S9 |
 //! | `out-of-turn` | a stamp is skipped or executed twice, or in a view that the node isn't in sync in | 4 |
 //! | `unstamped` | a request is executed under a stamp that isn't its own | 4 |

@@ -162,6 +162,9 @@ impl Service {
                 Ok(())
             }
             Event::Serving { vid } => self.serving(node, *vid),
+            Event::DoneRefused { vid } => {
+                Err(("done-refused", format!("to a member of view {vid}, in which it serves")))
+            }
             Event::Stamped { vs, request } => {
                 if replica.ready != Some(vs.vid) || vs.vid != replica.vid {
                     return Err((
