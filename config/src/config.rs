@@ -244,6 +244,11 @@ impl Config {
         self.state.lock().views.vid()
     }
 
+    /// The number of the last view that is decided, as far as this node knows. Another thread may be about to tell of it.
+    pub fn decided(&self) -> ViewId {
+        ViewId(self.acceptor.instance())
+    }
+
     /// A view.
     pub fn get_view(&self, vid: ViewId) -> Option<Value> {
         self.state.lock().views.get(vid).cloned()

@@ -23,11 +23,12 @@ mod syncing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::sync::MutexGuard;
 use rt::time::{Instant, now};
 use yfs_config::{Role, ViewId};
 
 use crate::protocol::CLIENT_MEMBERS;
-use crate::rsm::Inner;
+use crate::rsm::{Inner, State};
 use crate::state_machine::StateMachine;
 use yfs_paxos::protocol::HEARTBEAT;
 
@@ -219,9 +220,21 @@ impl<S: StateMachine> Inner<S> {
         Some(true)
     }
 
+    /// Waits until the replica knows all views that are decided here, or the node stops. Another thread may be telling of
+    /// them: whoever is asked by another node tells what is due.
+    pub(crate) fn await_views(&self) -> MutexGuard<'_, State<S>> {
+        let vid = self.cfg.decided().0;
+        let mut state = self.state.lock();
+        while state.replica.vid() < vid && !state.stopping {
+            self.recovery_cond.wait(&mut state);
+        }
+        state
+    }
+
     fn next_step(&self) -> Step {
         let (step, role) = {
-            let state = self.state.lock();
+            // A member that takes itself for none would join, and wait for those who wait for it.
+            let state = self.await_views();
             let replica = &state.replica;
             let lost = replica.role() == Role::Lost;
             let step = if state.stopping {

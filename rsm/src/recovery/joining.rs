@@ -21,8 +21,11 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How far back a node looks in its log for somebody who knows the primary, and how many it asks.
 const MAX_VIEWS_ASKED: usize = 1000;
 const MAX_CANDIDATES: usize = 16;
-/// How long a joiner's request waits for the members to be in sync.
-const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a joiner's request waits for the members to be in sync. Meanwhile others wait, perhaps a member among them
+/// that has to hear that it is one before it comes into sync.
+const ADMISSION_PATIENCE: Duration = Duration::from_millis(500);
+/// A lab node asks again after half a minute only.
+const ADMISSION_PATIENCE_OF_LAB: Duration = Duration::from_secs(5);
 /// A larger state doesn't fit into an answer; a little below the longest PDU.
 const MAX_STATE_BYTES: usize = (10 << 20) - (64 << 10);
 /// How long an outage has to last to be told, and how often it is told again.
@@ -240,7 +243,8 @@ impl<S: StateMachine> Inner<S> {
                 return busy;
             }
         }
-        let Some((mut vid, mut listed, proven)) = self.admissible(m) else { return busy };
+        let patience = if joiner.disk.is_some() { ADMISSION_PATIENCE } else { ADMISSION_PATIENCE_OF_LAB };
+        let Some((mut vid, mut listed, proven)) = self.admissible(m, patience) else { return busy };
         if proven && !joiner.asks_removal {
             tracing::warn!(node = %self.me, src = m, "joinreq in the name of a member that is well");
             return busy;
@@ -251,7 +255,7 @@ impl<S: StateMachine> Inner<S> {
             if !self.cfg.remove(m).is_decided() {
                 return busy;
             }
-            let Some(now) = self.admissible(m) else { return busy };
+            let Some(now) = self.admissible(m, patience) else { return busy };
             (vid, listed) = (now.0, now.1);
         }
         if !listed && joiner.disk.is_none() && last != self.state.lock().replica.last_myvs() {
@@ -344,8 +348,8 @@ impl<S: StateMachine> Inner<S> {
 
     /// Waits until this node is the primary of a view in which all are in sync (invariant 2), or `m` is a member that
     /// isn't yet. Returns the view, whether it lists `m`, and whether `m` was in sync. `None`: not now.
-    fn admissible(&self, m: &str) -> Option<(u32, bool, bool)> {
-        let deadline = now() + ADMISSION_PATIENCE;
+    fn admissible(&self, m: &str, patience: Duration) -> Option<(u32, bool, bool)> {
+        let deadline = now() + patience;
         let mut state = self.state.lock();
         loop {
             let replica = &state.replica;

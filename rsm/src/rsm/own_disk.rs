@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rt::probe::observe;
-use rt::time::{Instant, now};
+use rt::time::now;
 use yfs_config::ViewId;
 
 use super::{Inner, RsmError, State};
@@ -130,11 +130,7 @@ impl<S: StateMachine> Inner<S> {
         };
         self.journal.wait(logged, None)?;
         if self.cfg.bootstrap()? {
-            let mut state = self.state.lock();
-            // Another thread may be telling of the view: whoever is asked by another node tells what is due.
-            while state.replica.vid() == 0 && !state.stopping {
-                self.recovery_cond.wait_until(&mut state, Instant::NEVER);
-            }
+            let mut state = self.await_views();
             if !state.stopping {
                 state.replica.begin_first_view();
                 observe(|| Event::FirstView);
