@@ -44,10 +44,10 @@ impl Config {
         self.acceptor.has_added(name, disk)
     }
 
-    /// The disk of `name`, one of our nodes. `None`: it doesn't answer.
+    /// The disk of `name`, one of our nodes. `None`: it doesn't answer, or to another name.
     pub fn disk_of(&self, name: &str) -> Option<DiskId> {
         let client = self.handles.client(name).ok()?;
-        let (status, disk) = client.call(DISKREQ, (0,), ASK_TIMEOUT).ok()?;
+        let (status, disk) = client.call(DISKREQ, (name.to_owned(),), ASK_TIMEOUT).ok()?;
         (status == PaxosStatus::OK as i32).then_some(DiskId(disk))
     }
 
@@ -166,6 +166,18 @@ impl Config {
                 Err("it is of another service: has this node another one's files, or that one lost its disk?")
             }
             Some(_) => Ok(res.service()),
+        }
+    }
+
+    /// Whether the node of `client`, one of ours, has views of another service than this node's, as far as both know.
+    pub fn is_foreign(&self, client: &Client) -> bool {
+        self.ask_for(client, 1).is_some_and(|(_, res)| res.oldinstance && !self.acceptor.is_of_this_service(&res))
+    }
+
+    /// Tells operators if `name`, which stays behind, has views of another service.
+    pub(crate) fn note_if_foreign(&self, name: &str) {
+        if self.is_ours(name) && self.handles.client(name).is_ok_and(|client| self.is_foreign(&client)) {
+            self.note_foreign(name, 1);
         }
     }
 

@@ -25,6 +25,8 @@ use crate::view::ViewId;
 /// A lab node stops at a ping from two views behind if that comes during a round, as the one that adds this node. So a
 /// node that finds itself there leaves the lab's alone for so long, or until it learns a view.
 const LAB_REST: Duration = Duration::from_secs(3);
+/// How often the heartbeater looks whether the Paxos log still has its name.
+const LOG_LOOK: Duration = Duration::from_millis(250);
 /// Another's round is waited for so long.
 const OTHERS_ROUND: Duration = Duration::from_millis(300);
 
@@ -35,15 +37,21 @@ struct Heartbeater {
     back_off: Duration,
     /// The view in which rounds failed.
     vid: ViewId,
+    /// When to look next whether the log is where it was.
+    looks: Instant,
 }
 
 /// The thread's main function. Ends when the node is told to stop, or is gone.
 pub(crate) fn run(config: &Weak<Config>) {
-    let mut me = Heartbeater { not_before: Instant::ZERO, back_off: Duration::ZERO, vid: ViewId(0) };
+    let mut me = Heartbeater { not_before: Instant::ZERO, back_off: Duration::ZERO, vid: ViewId(0), looks: now() };
     // A turn holds the node for a tick at most (or a round); between turns it may go.
     while let Some(config) = config.upgrade() {
         if !config.wait_for_turn() {
             return;
+        }
+        if now() >= me.looks {
+            me.looks = now() + LOG_LOOK;
+            config.acceptor.look();
         }
         config.follow_those_ahead();
         config.ping_those_due();
@@ -130,6 +138,9 @@ impl Heartbeater {
         tracing::info!(node = %config.myaddr(), member = name, ?reason, vid = %vid, "proposing a removal");
         observe(|| Event::Removing { vid, member: name.clone(), reason });
         let outcome = config.propose(Some(vid), None, |view| view.without(&name).ok());
+        if reason == Reason::Behind && !outcome.is_decided() {
+            config.note_if_foreign(&name);
+        }
         self.note(config, &outcome);
     }
 }

@@ -159,8 +159,8 @@ impl Acceptor {
             None => (PaxosStatus::ERR, PrepareRes::default()),
         });
         let acceptor = Arc::downgrade(self);
-        server.reg_on(Workers::Peers, DISKREQ, move |_unused: i32| {
-            match acceptor.upgrade().and_then(|a| a.prove_disk()) {
+        server.reg_on(Workers::Peers, DISKREQ, move |name: String| {
+            match acceptor.upgrade().filter(|a| a.me == name).and_then(|a| a.prove_disk()) {
                 Some(DiskId(disk)) => (PaxosStatus::OK, disk),
                 None => (PaxosStatus::ERR, 0),
             }
@@ -227,6 +227,17 @@ impl Acceptor {
     /// Whether an old instance's value is of this node's service for sure: both know its number.
     pub fn is_surely_of_this_service(&self, res: &PrepareRes) -> bool {
         res.service().is_some() && self.state.lock().paxos.service() == res.service()
+    }
+
+    /// Looks whether the log still has its name. If it hasn't, that is an error of the disk. Not while it is written.
+    pub fn look(&self) {
+        let looked = match self.state.try_lock() {
+            Some(mut inner) if !inner.failed => inner.log.look_for().inspect_err(|_| inner.failed = true),
+            _ => return,
+        };
+        if let Err(error) = looked {
+            self.fatal(&error);
+        }
     }
 
     /// How many lives of this node before this one were short, one after the other: they ended before

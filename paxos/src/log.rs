@@ -83,6 +83,12 @@ pub enum LogError {
         /// What is wrong.
         what: String,
     },
+    /// It was removed or replaced while the node ran; what is written would go with it.
+    #[error("{}: removed, or replaced by another file, while the node ran", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// An earlier write failed; the node must stop.
     #[error("{}: not written since an error", path.display())]
     Failed {
@@ -212,6 +218,18 @@ impl Log {
             return Ok(());
         }
         synced.inspect_err(|_| self.failed = true)
+    }
+
+    /// Whether the file still has its name. A folder that can't be looked at proves nothing.
+    ///
+    /// # Errors
+    /// When it hasn't.
+    pub fn look_for(&self) -> Result<(), LogError> {
+        if self.file.is_at(&self.path).unwrap_or(true) {
+            Ok(())
+        } else {
+            Err(LogError::Gone { path: self.path.clone() })
+        }
     }
 
     /// The records' lines, as a lab node would have them: what a joining node is given.

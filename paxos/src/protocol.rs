@@ -111,9 +111,10 @@ pub const PREPAREREQ: Procedure<(String, PrepareArg), PrepareRes> = Procedure::n
 pub const ACCEPTREQ: Procedure<(String, AcceptArg), bool> = Procedure::new(0x11002);
 /// Proposer to acceptor: tells a decided value. The result means nothing.
 pub const DECIDEREQ: Procedure<(String, DecideArg), i32> = Procedure::new(0x11003);
-/// Ours: asks a node for the number of its disk ([`crate::DiskId`]), which it answers only if that has just done a write,
-/// if need be of this: a node whose disk hangs must not become a member. The argument means nothing.
-pub const DISKREQ: Procedure<(i32,), u64> = Procedure::new(0x11005);
+/// Ours: asks the node of this name for the number of its disk ([`crate::DiskId`]). Who has another name says ERR: an address
+/// has many names, and a member must have one. The answer comes only if the disk has just done a write, if need be of
+/// this: a node whose disk hangs must not become a member.
+pub const DISKREQ: Procedure<(String,), u64> = Procedure::new(0x11005);
 /// Config to config: the sender's name and view number; the result is the receiver's view number.
 pub const HEARTBEAT: Procedure<(String, u32), i32> = Procedure::new(0x11004);
 

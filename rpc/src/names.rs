@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-/// A name that is neither a port nor `host:port`.
+/// A name that is neither a port nor `host:port`, or one of many for the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is neither a port nor host:port")]
 pub struct BadName(pub String);
@@ -16,7 +16,11 @@ pub fn address(name: &str) -> Result<String, BadName> {
     let (host, port) = name.rsplit_once(':').unwrap_or(("127.0.0.1", name));
     let blank = |c: char| c.is_whitespace() || c.is_control();
     match port.parse::<u16>() {
-        Ok(1..) if !host.is_empty() && !name.contains(blank) && !port.starts_with('+') => Ok(format!("{host}:{port}")),
+        Ok(1..)
+            if !host.is_empty() && !name.contains(blank) && port.starts_with(|c: char| ('1'..='9').contains(&c)) =>
+        {
+            Ok(format!("{host}:{port}"))
+        }
         _ => Err(BadName(name.to_owned())),
     }
 }
@@ -60,7 +64,21 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for bad in ["", "0", "x", "70000", ":21000", "host:", "a b:1", "21000 ", "+21000", "-1", "host:0"] {
+        for bad in [
+            "",
+            "0",
+            "x",
+            "70000",
+            ":21000",
+            "host:",
+            "a b:1",
+            "21000 ",
+            "+21000",
+            "-1",
+            "host:0",
+            "021000",
+            "host:04000",
+        ] {
             assert_eq!(address(bad), Err(BadName(bad.to_owned())), "{bad:?}");
         }
     }

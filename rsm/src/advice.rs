@@ -77,6 +77,10 @@ pub(crate) fn explain_log(error: &LogError) -> String {
         LogError::NoFile { .. } => ODD_FILE,
         LogError::InUse { .. } => "this node already runs in this folder",
         LogError::Damaged { .. } => PAXOS_DAMAGED,
+        LogError::Gone { .. } => {
+            "if it was moved away, put it back; if not, the node's votes are lost: move rsm-ME.log away, too, and let the node \
+             join another one, as a new node: FIRST must not be ME then"
+        }
         LogError::Failed { .. } => return error.to_string(),
     };
     format!("{error}: {advice}")

@@ -221,6 +221,26 @@ fn a_joiner_that_nobody_can_reach_is_not_admitted() {
     assert_eq!(append(&cluster.client(), 1), 1);
 }
 
+/// An address has many names. A node that is added under another one than its own would never come into sync.
+#[test]
+fn nobody_is_added_under_a_name_that_is_not_its_own_or_out_of_another_service() {
+    let cluster = Cluster::start(2);
+    let other = Cluster::start(2);
+    append(&cluster.client(), 1);
+    let client = Client::new(yfs_rpc::names::resolve(&cluster.names[0]).unwrap(), yfs_rpc::Options::default());
+    for port in cluster.names.iter().chain(&other.names) {
+        for host in ["", "localhost:", "0.0.0.0:", "0:", "127.1:", "[::ffff:127.0.0.1]:", "[::FFFF:7f00:1]:"] {
+            for zeros in ["", "0"] {
+                let name = format!("{host}{zeros}{port}");
+                let (status, _) = client.call(JOINREQ, (name.clone(), Viewstamp::default()), DEADLINE).unwrap();
+                assert_ne!(status, RsmStatus::OK as i32, "{name:?}");
+            }
+        }
+    }
+    assert_eq!((cluster.node(0).view().0, other.node(0).view().0), (2, 2));
+    assert_eq!(append(&cluster.client(), 2), 2);
+}
+
 /// Of those that its log names nobody is left; it is told of others.
 #[test]
 fn a_first_node_comes_back_with_its_command_line_though_all_others_were_replaced() {

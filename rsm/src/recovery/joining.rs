@@ -333,6 +333,10 @@ impl<S: StateMachine> Inner<S> {
             }
             let disk = self.cfg.disk_of(m)?;
             let (status, theirs) = client.call(HEARTBEAT, (self.me.clone(), vid.0), MEMBERS_TIMEOUT).ok()?;
+            if theirs != 0 && self.cfg.is_foreign(&client) {
+                // It serves another service, and hasn't asked for anything: whoever has is not this node.
+                return None;
+            }
             let blank = (theirs == 0).then_some(disk);
             let asks_removal = status != PaxosStatus::OK as i32 && [0, vid.0].contains(&theirs.cast_unsigned());
             Some(Joiner { asks_removal, disk: Some(disk), blank })
