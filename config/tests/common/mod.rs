@@ -8,7 +8,7 @@ use std::time::Duration;
 use rt::sync::{Mutex, Rank};
 use rt::time::{now, sleep};
 use tempfile::TempDir;
-use yfs_config::{Config, OnFatal, Options, Outcome, Timing, ViewChange, ViewId};
+use yfs_config::{Config, LogError, OnFatal, Options, Outcome, Timing, ViewChange, ViewId};
 use yfs_rpc::{Handles, PollMgr, Reach, Server};
 
 /// Ten times what anything here should need, and more.
@@ -69,7 +69,8 @@ impl Node {
             Server::bind(([127, 0, 0, 1], port).into(), yfs_rpc::Options::default()).unwrap(),
         );
         let options = Options { me: name.into(), dir: dir.to_owned(), timing: timing.clone() };
-        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+        // A test's folder goes before its nodes do.
+        let on_fatal: OnFatal = Arc::new(|error| assert!(matches!(error, LogError::Gone { .. }), "{error}"));
         let config = Config::new(options, server.clone(), handles.clone(), on_fatal).unwrap();
         let events = Arc::new(Events {
             views: Mutex::new(Rank::new(20, "test.views"), Vec::new()),
