@@ -163,11 +163,10 @@ fn a_rejected_number_is_doubled() {
     // L2: another proposer has counted far.
     let dir = TempDir::new().unwrap();
     let (nodes, view) = nodes(3, dir.path());
-    let far = ProposalNumber { n: 100_000, node: nodes[2].name.clone() };
-    for node in &nodes[1..] {
+    for (node, other) in [(&nodes[1], &nodes[2]), (&nodes[2], &nodes[1])] {
         let client = nodes[0].handles.client(&node.name).unwrap();
-        let arg = PrepareArg { instance: 6, n: far.clone() };
-        assert!(client.call(PREPAREREQ, (nodes[2].name.clone(), arg), PATIENCE).unwrap().1.accept);
+        let arg = PrepareArg { instance: 6, n: ProposalNumber { n: 100_000, node: other.name.clone() } };
+        assert!(client.call(PREPAREREQ, (other.name.clone(), arg), PATIENCE).unwrap().1.accept);
     }
     let rounds = (1..100).find(|_| nodes[0].proposer.run(6, &view, &view) == Outcome::Decided);
     assert!(rounds.is_some_and(|rounds| rounds <= 20), "{rounds:?}");

@@ -53,6 +53,8 @@ pub enum Event {
         /// In which view.
         vid: u32,
     },
+    /// A replica counts as one that holds the state.
+    Holds,
     /// The primary serves in this view, and answers BUSY to a member that says it is in sync.
     DoneRefused {
         /// The view.

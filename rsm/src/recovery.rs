@@ -23,10 +23,12 @@ mod syncing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::MutexGuard;
 use rt::time::{Instant, now};
 use yfs_config::{Role, ViewId};
 
+use crate::events::Event;
 use crate::protocol::CLIENT_MEMBERS;
 use crate::rsm::{Inner, State};
 use crate::state_machine::StateMachine;
@@ -248,7 +250,11 @@ impl<S: StateMachine> Inner<S> {
             } else {
                 Step::Wait
             };
-            (step, state.role())
+            let role = state.role();
+            if role == Role::Holder {
+                observe(|| Event::Holds);
+            }
+            (step, role)
         };
         if role != Role::Lost || !rt::probe::weakened("H8-restart-unannounced") {
             self.cfg.set_role(role);

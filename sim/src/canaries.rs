@@ -49,7 +49,7 @@ pub const CANARIES: &[Canary] = &[
     canary("H1-serves-after-restart", "H1", "a member that restarts goes on with the empty state that it has"),
     // A backup dies or leaves while a request is under way, and another one has it: diverged, served-unsynced.
     canary("H2-stamp-moves-last", "H2", "the primary's last viewstamp moves when a stamp is given"),
-    // Nodes join one after the other, and those that have the state fall silent: served-without-state.
+    // Any start: false-holder.
     canary("H3-joiners-outnumber", "H3", "joiners are admitted while others wait for the state, and count as holders"),
     // A client is told BUSY after a second, or loses the answer, and asks again: executed-twice.
     canary("H4-retries-execute", "H4", "a request that was executed runs again when it comes again"),
@@ -95,11 +95,11 @@ pub const CANARIES: &[Canary] = &[
     canary("H27-join-forgets-promises", "H27, S8", "another node's log takes the place of own promises and votes"),
     // Two threads commit views one after the other, as one that restores a log and a decide's handler: view-order, stuck.
     canary("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
-    // A primary restarts, and before it is removed another view is formed: served-without-state.
+    // Any start: false-holder.
     canary("S1-member-holds-state", "S1", "a member of a view counts as one that holds the state"),
     // A joiner dies before it has the state, and has one from an earlier membership: false-holder.
     canary("S2-old-state-counts", "S2", "a member that restarts counts any state on its disk"),
-    // A joiner dies before it has the state, and restarts: served-without-state.
+    // Any start: false-holder.
     canary(
         "S3-same-members-again",
         "S3",

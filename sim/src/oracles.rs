@@ -18,7 +18,7 @@
 //! | `answered-after-error` | a node goes on voting though it was told that its disk has failed | H5 |
 //! | `added-by-another` | a node vouches for a joiner's disk after a round that may have finished another's | 3, S5 |
 //! | `vote-after-lost-disk` | a node votes in an instance in which it had voted on a disk that was lost | 3 |
-//! | `false-holder` | a node counts a state of its disk that wasn't in sync, or from before it left | 0, S2 |
+//! | `false-holder` | a node takes itself for one that holds the state: without one, or with one of its disk that wasn't in sync, or from before it left | 0, S1, S2, S3, H3 |
 //! | `service-unknown` | a node knows views, and not the number of their service | S6 |
 //! | `two-services` | a second first view | 3, S6 |
 //! | `two-primaries` | two nodes serve in one view, or one does twice | H1 |

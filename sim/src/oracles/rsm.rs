@@ -161,6 +161,10 @@ impl Service {
                 }
                 Ok(())
             }
+            Event::Holds if !replica.holds_state => {
+                Err(("false-holder", "takes itself for one that holds the state".to_owned()))
+            }
+            Event::Holds => Ok(()),
             Event::Serving { vid } => self.serving(node, *vid),
             Event::DoneRefused { vid } => {
                 Err(("done-refused", format!("to a member of view {vid}, in which it serves")))
