@@ -162,7 +162,7 @@ impl Config {
         let theirs = Value::parse(&res.v_a).ok().filter(|_| res.oldinstance);
         match theirs {
             None => Err("it doesn't know this node's last view: it is behind, or of another service"),
-            Some(theirs) if !theirs.same_view(&view) || !self.acceptor.is_of_this_service(&res) => {
+            Some(theirs) if !theirs.same_view(&view) || self.acceptor.is_of_this_service(&res) == Some(false) => {
                 Err("it is of another service: has this node another one's files, or that one lost its disk?")
             }
             Some(_) => Ok(res.service()),
@@ -171,7 +171,7 @@ impl Config {
 
     /// Whether the node of `client`, one of ours, has views of another service than this node's, as far as both know.
     pub fn is_foreign(&self, client: &Client) -> bool {
-        self.ask_for(client, 1).is_some_and(|(_, res)| res.oldinstance && !self.acceptor.is_of_this_service(&res))
+        self.ask_for(client, 1).is_some_and(|(_, res)| self.acceptor.is_of_this_service(&res) == Some(false))
     }
 
     /// Tells operators if `name`, which stays behind, has views of another service.
@@ -208,9 +208,9 @@ impl Config {
         let Ok(client) = self.handles.client(name) else { return false };
         match self.ask_for(&client, instance) {
             Some((status, res)) if status == PaxosStatus::OK as i32 && res.oldinstance => {
-                let lab = client.is_ours() == Some(false);
-                let surely = !lab && self.acceptor.is_surely_of_this_service(&res);
-                if !lab && !self.acceptor.is_of_this_service(&res) || alone && !surely {
+                let ours = client.is_ours() != Some(false);
+                let same = ours.then(|| self.acceptor.is_of_this_service(&res)).flatten();
+                if same == Some(false) || alone && same.is_none() {
                     self.note_foreign(name, instance);
                     return false;
                 }

@@ -217,16 +217,11 @@ impl Acceptor {
         self.disk
     }
 
-    /// Whether an old instance's value, as a node of ours has told it, is of this node's service, as far as both know their
-    /// services: another one's nodes may have the same names, and views of the same numbers.
-    pub fn is_of_this_service(&self, res: &PrepareRes) -> bool {
+    /// Whether an old instance's value, as a node of ours has told it, is of this node's service: another one's nodes may
+    /// have the same names, and views of the same numbers. `None`: one of both doesn't know its service.
+    pub fn is_of_this_service(&self, res: &PrepareRes) -> Option<bool> {
         let mine = self.state.lock().paxos.service();
-        mine.is_none() || res.service().is_none() || mine == res.service()
-    }
-
-    /// Whether an old instance's value is of this node's service for sure: both know its number.
-    pub fn is_surely_of_this_service(&self, res: &PrepareRes) -> bool {
-        res.service().is_some() && self.state.lock().paxos.service() == res.service()
+        mine.zip(res.service()).map(|(mine, theirs)| mine == theirs)
     }
 
     /// Looks whether the log still has its name. If it hasn't, that is an error of the disk. Not while it is written.

@@ -115,20 +115,23 @@ fn s06_a_service_is_told_from_one_that_was_begun_again_with_the_same_names() {
             let again = Acceptor::open(&disk, "a", fatal_is_a_bug()).unwrap();
             assert_eq!(again.dump(), "done 1 a\n");
             let res = ask(&again);
-            assert!(again.is_of_this_service(&res) && res.service().is_some());
+            assert_eq!(again.is_of_this_service(&res), Some(true));
             res
         })
         .collect();
     let joiner = Acceptor::open(dir.path(), "b", fatal_is_a_bug()).unwrap();
-    assert!(services.iter().all(|res| joiner.is_of_this_service(res)), "it is new");
+    assert!(services.iter().all(|res| joiner.is_of_this_service(res).is_none()), "it is new");
     joiner.restore("done 1 a\ndone 2 a b \n", services[0].service()).unwrap();
     drop(joiner);
     let joiner = Acceptor::open(dir.path(), "b", fatal_is_a_bug()).unwrap();
     joiner.restore("done 1 a\ndone 2 a b \n", services[1].service()).unwrap();
-    assert!(joiner.is_of_this_service(&services[0]) && !joiner.is_of_this_service(&services[1]));
+    assert_eq!(
+        services.iter().map(|res| joiner.is_of_this_service(res)).collect::<Vec<_>>(),
+        [Some(true), Some(false)]
+    );
     assert_eq!(ask(&joiner).service(), services[0].service());
     // A node of an older version, or of the lab, doesn't know it.
-    assert!(joiner.is_of_this_service(&PrepareRes { oldinstance: true, ..PrepareRes::default() }));
+    assert_eq!(joiner.is_of_this_service(&PrepareRes { oldinstance: true, ..PrepareRes::default() }), None);
 }
 
 #[test]

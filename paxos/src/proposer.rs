@@ -226,7 +226,7 @@ impl Proposer {
         calls.wait(unlikely, GRACE, |peer, answer: Result<(i32, PrepareRes), CallError>| {
             // A member's name, but not that member.
             let foreign = answer.as_ref().is_ok_and(|(_, res)| {
-                res.oldinstance && self.handles.is_ours(peer) != Some(false) && !self.acceptor.is_of_this_service(res)
+                self.handles.is_ours(peer) != Some(false) && self.acceptor.is_of_this_service(res) == Some(false)
             });
             ballot.promise(peer, if foreign { Err(CallError::Timeout) } else { answer });
             if ballot.decided().is_some() || ballot.is_lost() {

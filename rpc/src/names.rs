@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-/// A name that is neither a port nor `host:port`, or one of many for the same.
+/// A name that is neither a port nor `host:port`, with the port as it is usually written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is neither a port nor host:port")]
 pub struct BadName(pub String);
@@ -16,9 +16,8 @@ pub fn address(name: &str) -> Result<String, BadName> {
     let (host, port) = name.rsplit_once(':').unwrap_or(("127.0.0.1", name));
     let blank = |c: char| c.is_whitespace() || c.is_control();
     match port.parse::<u16>() {
-        Ok(1..)
-            if !host.is_empty() && !name.contains(blank) && port.starts_with(|c: char| ('1'..='9').contains(&c)) =>
-        {
+        // One spelling each: neither + nor zeros before it.
+        Ok(number @ 1..) if !host.is_empty() && !name.contains(blank) && port == number.to_string() => {
             Ok(format!("{host}:{port}"))
         }
         _ => Err(BadName(name.to_owned())),

@@ -845,34 +845,23 @@ fn a_backup_without_a_procedure_of_the_primary_is_removed() {
     cluster.kill(0);
 }
 
+/// The votes, too, which nothing writes while the views stay.
 #[test]
 fn a_node_whose_file_is_removed_while_it_runs_stops() {
     let mut cluster = Cluster::start(3);
     append(&cluster.client(), 1);
-    cluster.kill(1);
-    let reasons = Reasons::new();
-    cluster.start_with(1, reasons.of(cluster.options(1)));
-    cluster.wait_for_members(&[0, 1, 2]);
-    fs::remove_file(&cluster.rsm_log(1)).unwrap();
-    wait_until("it stops", || !reasons.all().is_empty());
-    let reason = format!("{}: removed, or replaced by another file", cluster.rsm_log(1).display());
-    assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
-    cluster.kill(1);
-    cluster.restart(1);
-    cluster.wait_for_members(&[0, 1, 2]);
-    assert_eq!(append(&cluster.client(), 2), 2);
-
-    // Its votes: nothing writes them while the views stay.
-    cluster.kill(1);
-    let reasons = Reasons::new();
-    cluster.start_with(1, reasons.of(cluster.options(1)));
-    cluster.wait_for_members(&[0, 1, 2]);
-    fs::remove_file(&cluster.paxos_log(1)).unwrap();
-    wait_until("it stops", || !reasons.all().is_empty());
-    let reason = format!("{}: removed, or replaced by another file", cluster.paxos_log(1).display());
-    assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
-    cluster.kill(1);
-    cluster.restart(1);
-    cluster.wait_for_members(&[0, 1, 2]);
-    assert_eq!(append(&cluster.client(), 3), 3);
+    for (n, file) in [(2, cluster.rsm_log(1)), (3, cluster.paxos_log(1))] {
+        cluster.kill(1);
+        let reasons = Reasons::new();
+        cluster.start_with(1, reasons.of(cluster.options(1)));
+        cluster.wait_for_members(&[0, 1, 2]);
+        fs::remove_file(&file).unwrap();
+        wait_until("it stops", || !reasons.all().is_empty());
+        let reason = format!("{}: removed, or replaced by another file", file.display());
+        assert!(reasons.all()[0].starts_with(&reason), "{:?}", reasons.all());
+        cluster.kill(1);
+        cluster.restart(1);
+        cluster.wait_for_members(&[0, 1, 2]);
+        assert_eq!(append(&cluster.client(), n), n);
+    }
 }

@@ -831,6 +831,20 @@ fn a_state_on_a_disk_counts_if_it_was_in_sync_in_all_views_since() {
     run.start("b");
     run.see("b", &Rsm::Recovered { last: vs(3, 7), state: 1, holds: false });
     run.finds("unknown-state");
+    // Whatever it says later, too.
+    let run = Run::of_three();
+    run.see("b", &Rsm::Holds);
+    run.is_well();
+    restarts(&run, false);
+    run.see("b", &Rsm::Holds);
+    run.finds("false-holder");
+}
+
+#[test]
+fn who_says_again_that_it_is_in_sync_is_heard() {
+    let run = Run::of_three();
+    run.see("a", &Rsm::DoneRefused { vid: 3 });
+    run.finds("done-refused");
 }
 
 #[test]
