@@ -176,7 +176,8 @@ impl Config {
 
     /// Tells operators if `name`, which stays behind, has views of another service.
     pub(crate) fn note_if_foreign(&self, name: &str) {
-        if self.is_ours(name) && self.handles.client(name).is_ok_and(|client| self.is_foreign(&client)) {
+        let told = self.state.lock().told_foreign.contains(name);
+        if !told && self.is_ours(name) && self.handles.client(name).is_ok_and(|client| self.is_foreign(&client)) {
             self.note_foreign(name, 1);
         }
     }

@@ -227,7 +227,7 @@ impl Acceptor {
     /// Looks whether the log still has its name. If it hasn't, that is an error of the disk. Not while it is written.
     pub fn look(&self) {
         let looked = match self.state.try_lock() {
-            Some(mut inner) if !inner.failed => inner.log.look_for().inspect_err(|_| inner.failed = true),
+            Some(mut inner) if !inner.failed => self.on_disk(&mut inner, false, |inner| inner.log.look_for()),
             _ => return,
         };
         if let Err(error) = looked {

@@ -257,10 +257,13 @@ impl Client {
     /// Whether the server has told at bind that it is one of ours and not one of the lab's. `None` before the bind, and as
     /// soon as the server was replaced: another caller may learn that at any time.
     pub fn is_ours(&self) -> Option<bool> {
-        match self.0.state.lock().binding {
-            Binding::Bound { ours, .. } => Some(ours),
-            Binding::Unbound | Binding::Asked { .. } | Binding::OldServer => None,
-        }
+        self.0.state.lock().bound().map(|(_, ours)| ours)
+    }
+
+    /// The server that the client is bound to: the same number under each of its names, another one after each restart.
+    /// `None` as for [`Client::is_ours`].
+    pub fn server(&self) -> Option<ServerNonce> {
+        self.0.state.lock().bound().map(|(server, _)| server)
     }
 
     /// Since when every connection attempt has been refused; `None` after one that succeeded or got no answer.
@@ -681,6 +684,14 @@ impl Owner for Inner {
 }
 
 impl State {
+    /// The server's nonce, and whether it is one of ours.
+    fn bound(&self) -> Option<(ServerNonce, bool)> {
+        match self.binding {
+            Binding::Bound { server, ours } => Some((server, ours)),
+            Binding::Unbound | Binding::Asked { .. } | Binding::OldServer => None,
+        }
+    }
+
     /// Why a call ends that was removed at its deadline. A connection on which nothing came since the call was sent is
     /// given up with it.
     fn time_is_up(&self, call: &Call) -> CallError {

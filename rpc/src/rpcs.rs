@@ -226,6 +226,11 @@ impl Server {
         Ok(Server(inner))
     }
 
+    /// What clients know this server by, as long as it runs ([`Client::server`](crate::Client::server)).
+    pub fn nonce(&self) -> ServerNonce {
+        self.0.nonce
+    }
+
     /// The address taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local_addr

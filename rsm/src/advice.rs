@@ -63,6 +63,10 @@ impl RsmError {
             RsmError::Answers { .. } => {
                 "stop all nodes first; if they can still form a view, start them instead, and don't start over"
             }
+            RsmError::NoState { .. } => {
+                "give this command in the folder, and with the name, that the node was started with; if you did, start over \
+                 from another node"
+            }
             RsmError::Apart { .. } => "start over from another node, or put back the log that the node ran with",
             _ => return self.explain(),
         };

@@ -198,14 +198,15 @@ impl<S: StateMachine> Inner<S> {
     /// there is no authentication: a stranger can stop a node that has always been alone. `None`: it doesn't answer.
     fn is_named_elsewhere(&self) -> Option<bool> {
         let Some((name, vid)) = self.cfg.take_heard_of_view() else { return Some(false) };
-        if yfs_rpc::names::resolve(&name).is_ok_and(|addr| self.is_other_name_of_a_member(&name, addr)) {
-            // It is this node.
-            return Some(false);
-        }
         let client = self.handles.client(&name).ok()?;
         let answer = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT);
+        // A node that joins this one names it, too, but not to warn it.
+        let is_one_of_us = self.is_server_of_another(&name, &client);
         // Strangers' names must not pile up.
         self.handles.forget(&name);
+        if is_one_of_us? {
+            return Some(false);
+        }
         let (_, mut members) = answer.ok()?;
         // The last one is the primary again; from a node without a view it is whom it would join.
         members.pop();

@@ -156,8 +156,11 @@ pub enum RsmError {
         procedure: u32,
     },
     /// There is nothing to start over from.
-    #[error("there is no log here of a node that is a member and has a state: start over from another one")]
-    NoState,
+    #[error("{}: no log of a node that is a member, and has a state", path.display())]
+    NoState {
+        /// The log that isn't there, or has no view with this node.
+        path: PathBuf,
+    },
     /// A node answers, so the service isn't to be started over.
     #[error("{name} answers, a member of the last view: nothing was changed")]
     Answers {

@@ -17,11 +17,10 @@ use std::time::Duration;
 use rt::fs;
 use yfs_paxos::log::{self, Log};
 use yfs_paxos::record::Record;
-use yfs_paxos::state::AcceptorState;
 use yfs_paxos::{Instance, Value};
 use yfs_rpc::{CallError, Client, PollMgr, names};
 
-use crate::journal::{self, Item, Journal, Logged, Recovered};
+use crate::journal::{self, Item, Journal, Logged};
 use crate::pair;
 use crate::protocol::{CLIENT_MEMBERS, Viewstamp};
 use crate::rsm::RsmError;
@@ -59,13 +58,22 @@ pub fn start_over(dir: &Path, me: &str, go_on: bool) -> Result<Survivor, RsmErro
         false => None,
         true if fs::exists(&path).unwrap_or(true) => Some(Log::lock(&path)?),
         // Nothing is made where there is no log.
-        true => return Err(RsmError::NoState),
+        true => return Err(RsmError::NoState { path }),
     };
-    let (view, recovered, survivor) = found(Log::look(&path, me)?, || Ok(Journal::look(dir, me)?))?;
-    pair::check_name(&dir.join(journal::file_name(me)), me, &recovered)?;
+    let nothing_in = |path: &Path| RsmError::NoState { path: path.to_owned() };
+    let votes =
+        Log::look(&path, me)?.and_then(|paxos| Some((paxos.instance(), paxos.value(paxos.instance())?.clone())));
+    let (vid, view) = votes.ok_or_else(|| nothing_in(&path))?;
+    let journal = dir.join(journal::file_name(me));
+    let recovered = Journal::look(dir, me)?.ok_or_else(|| nothing_in(&journal))?;
+    pair::check_name(&journal, me, &recovered)?;
+    // Who has started over is in sync in that view, once it is there.
+    let started_over = recovered.start_over.filter(|&alone| alone <= vid);
+    let in_sync = started_over.map_or(recovered.mark, |alone| alone.max(recovered.mark));
+    let survivor = Survivor { vid, members: view.members().to_vec(), last: recovered.last(), in_sync };
     let Some(lock) = lock else { return Ok(survivor) };
     if !view.contains(me) {
-        return Err(RsmError::NoState);
+        return Err(nothing_in(&path));
     }
     if let Some(name) = who_answers(view.members())? {
         return Err(RsmError::Answers { name });
@@ -73,7 +81,7 @@ pub fn start_over(dir: &Path, me: &str, go_on: bool) -> Result<Survivor, RsmErro
     // This may be what fills the disk.
     journal::clean_up(dir, me)?;
     let (mut log, paxos) = Log::open_locked(&path, me, lock)?;
-    let disk = paxos.disk().ok_or(RsmError::NoState)?;
+    let disk = paxos.disk().ok_or_else(|| nothing_in(&path))?;
     let journal = Journal::at(dir, me, disk);
     let views = views_to_come(me, &view, &survivor)?;
     let alone = survivor.vid + Instance::try_from(views.len()).unwrap_or(Instance::MAX);
@@ -89,18 +97,6 @@ pub fn start_over(dir: &Path, me: &str, go_on: bool) -> Result<Survivor, RsmErro
     Ok(survivor)
 }
 
-/// What the two logs say, if that is a state and a last view.
-fn found(
-    paxos: Option<AcceptorState>,
-    recovered: impl FnOnce() -> Result<Option<Recovered>, RsmError>,
-) -> Result<(Value, Recovered, Survivor), RsmError> {
-    let paxos = paxos.ok_or(RsmError::NoState)?;
-    let (vid, view) = (paxos.instance(), paxos.value(paxos.instance()));
-    let (Some(view), Some(recovered)) = (view.cloned(), recovered()?) else { return Err(RsmError::NoState) };
-    let (members, last, in_sync) = (view.members().to_vec(), recovered.last(), recovered.mark);
-    Ok((view, recovered, Survivor { vid, members, last, in_sync }))
-}
-
 /// The views after the last one, up to where `me` is alone and no viewstamp of the state is of a later one. One member leaves
 /// a view, as in any other.
 fn views_to_come(me: &str, view: &Value, survivor: &Survivor) -> Result<Vec<Value>, RsmError> {
@@ -112,7 +108,9 @@ fn views_to_come(me: &str, view: &Value, survivor: &Survivor) -> Result<Vec<Valu
     let mut views = Vec::new();
     let mut left = view.clone();
     for member in view.members().iter().filter(|member| *member != me) {
-        left = left.without(member).map_err(|_| RsmError::NoState)?;
+        // A member that isn't the only one can always leave.
+        let Ok(next) = left.without(member) else { break };
+        left = next;
         views.push(left.clone());
     }
     let behind = usize::try_from(behind).unwrap_or(usize::MAX);

@@ -301,7 +301,8 @@ fn s06_a_first_node_begins_though_it_hears_of_itself_and_of_its_joiners() {
     let itself = format!("127.0.0.1:{}", cluster.names[0]);
     cluster.start_with(0, reasons.of(Options { also: vec![itself.clone()], ..cluster.options(0) }));
     let stranger = yfs_rpc::Client::new(yfs_rpc::names::resolve(&itself).unwrap(), yfs_rpc::Options::default());
-    for name in [&cluster.names[0], &itself, &cluster.names[1]].into_iter().cycle() {
+    let others = [other_names(&cluster.names[0]), other_names(&cluster.names[1])].concat();
+    for name in [&cluster.names[0], &itself, &cluster.names[1]].into_iter().chain(&others).cycle() {
         stranger.call(yfs_paxos::protocol::HEARTBEAT, (name.clone(), 9), Duration::from_secs(5)).unwrap();
         if cluster.node(0).amiprimary() || !reasons.all().is_empty() {
             break;
@@ -312,6 +313,28 @@ fn s06_a_first_node_begins_though_it_hears_of_itself_and_of_its_joiners() {
     // What it was told last is looked at when it serves.
     rt::time::sleep(Duration::from_secs(1));
     assert_eq!(reasons.all(), Vec::<String>::new());
+}
+
+/// Nor does one word of a stranger stop it when it serves alone.
+#[test]
+fn s06_a_first_node_that_is_alone_is_not_stopped_by_its_own_other_names() {
+    let mut cluster = Cluster::start(1);
+    append(&cluster.client(), 1);
+    cluster.kill(0);
+    let reasons = Reasons::new();
+    cluster.start_with(0, reasons.of(cluster.options(0)));
+    let address = yfs_rpc::names::resolve(&cluster.names[0]).unwrap();
+    let stranger = yfs_rpc::Client::new(address, yfs_rpc::Options::default());
+    for name in other_names(&cluster.names[0]) {
+        stranger.call(yfs_paxos::protocol::HEARTBEAT, (name, 9), Duration::from_secs(5)).unwrap();
+        rt::time::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(reasons.all(), Vec::<String>::new());
+    assert_eq!(append(&cluster.client(), 2), 2);
+}
+
+fn other_names(port: &str) -> Vec<String> {
+    ["0.0.0.0:", "0:", "[::ffff:127.0.0.1]:", "localhost:"].iter().map(|host| format!("{host}{port}")).collect()
 }
 
 /// S6: the one that pings all is away for a moment. The others ping the primary, too.
@@ -485,7 +508,7 @@ fn the_survivor_of_a_lost_majority_starts_over_and_the_others_join_it() {
 fn who_has_no_state_or_no_place_does_not_start_over() {
     let empty = tempfile::tempdir().unwrap();
     let error = start_over(empty.path(), "21000", true).unwrap_err();
-    assert!(matches!(error, RsmError::NoState), "{error}");
+    assert!(matches!(error, RsmError::NoState { .. }), "{error}");
     assert!(fs::list(empty.path()).unwrap().is_empty(), "it left nothing behind");
 
     let (mut cluster, _) = started(3);
@@ -507,9 +530,9 @@ fn who_has_no_state_or_no_place_does_not_start_over() {
     let (dir, names) = (cluster.dir(), &cluster.names);
     let shown = start_over(dir, &names[2], false).unwrap();
     assert_eq!(shown.members, names[..2], "it can be looked at");
-    assert!(matches!(start_over(dir, &names[2], true), Err(RsmError::NoState)));
+    assert!(matches!(start_over(dir, &names[2], true), Err(RsmError::NoState { .. })));
     fs::remove_file(&cluster.rsm_log(1)).unwrap();
-    assert!(matches!(start_over(dir, &names[1], false), Err(RsmError::NoState)));
+    assert!(matches!(start_over(dir, &names[1], false), Err(RsmError::NoState { .. })));
 }
 
 /// A crash between the two files: the state says already in which view the node is to be alone.

@@ -9,7 +9,7 @@ use yfs_rsm::{Options, RsmClient, Timing};
 use crate::client::StrictClient;
 use crate::lab_node::LabNode;
 use crate::lock_service::{LabLockClient, client_invoke, client_members};
-use crate::wire::{ACQUIRE, Enc, OK, RELEASE};
+use crate::wire::{ACQUIRE, Enc, JOINREQ, OK, RELEASE};
 use crate::{Ours, PATIENCE, eventually};
 
 /// The lab's cadence five times over.
@@ -61,6 +61,16 @@ fn a_lab_node_joins_ours_executes_as_a_backup_and_dies() {
     assert!(stamps.len() >= 40, "{stamps:?}");
     assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]), "{stamps:?}");
     ours_agree(&ours);
+
+    // It can't be asked for its name, but it is known by its nonce.
+    let stranger = StrictClient::bound(ours.name(0));
+    let (view, last) = (ours.view(0), ours.nodes[0].rsm().last_executed());
+    for host in ["0.0.0.0", "[::ffff:127.0.0.1]", "localhost"] {
+        let args = Enc::new().text(&format!("{host}:{}", labs.name())).u32(last.vid).u32(last.seqno);
+        let (status, _) = stranger.call(JOINREQ, args, PATIENCE).unwrap();
+        assert_ne!(status, OK, "{host}");
+    }
+    assert_eq!(ours.view(0), view);
 
     labs.die();
     ours.wait_for_members(2);

@@ -128,6 +128,11 @@ impl<S: StateMachine> Inner<S> {
             }
         };
         let (_, mut members) = client.call(CLIENT_MEMBERS, (0,), MEMBERS_TIMEOUT).ok()?;
+        if client.server() == Some(self.rsmrpc.nonce()) {
+            tracing::warn!(node = %self.me, peer = name, "a node to join through is this node itself: to begin a service \
+                FIRST has to be spelled as ME is");
+            return None;
+        }
         members.pop().filter(|primary| yfs_rpc::names::address(primary).is_ok())
     }
 
@@ -329,6 +334,10 @@ impl<S: StateMachine> Inner<S> {
             let client = self.handles.client(m).ok()?;
             client.bind(MEMBERS_TIMEOUT).ok()?;
             if !client.is_ours()? {
+                // It can't be asked for its name.
+                if self.is_server_of_another(m, &client)? {
+                    return None;
+                }
                 // A lab node stops at a heartbeat that is more than one view ahead of a round of its own.
                 return Some(Joiner { asks_removal: true, disk: None, blank: None });
             }
@@ -344,8 +353,24 @@ impl<S: StateMachine> Inner<S> {
         })
     }
 
+    /// Whether `client`, of a node called `m`, is bound to this node, or to a member of another name: an address has many
+    /// names. `None`: it isn't bound.
+    pub(super) fn is_server_of_another(&self, m: &str, client: &Client) -> Option<bool> {
+        let server = client.server()?;
+        if server == self.rsmrpc.nonce() {
+            return Some(true);
+        }
+        let members = self.state.lock().replica.members().to_vec();
+        let mut others = members.iter().filter(|&name| name != m && *name != self.me);
+        Some(others.any(|name| {
+            // One that doesn't answer isn't the one that just did.
+            let member = self.handles.client(name).ok().filter(|member| member.bind(MEMBERS_TIMEOUT).is_ok());
+            member.and_then(|member| member.server()) == Some(server)
+        }))
+    }
+
     /// Whether `m` is not a member's name, but its address: a node that is a member twice would count twice.
-    pub(super) fn is_other_name_of_a_member(&self, m: &str, addr: SocketAddr) -> bool {
+    fn is_other_name_of_a_member(&self, m: &str, addr: SocketAddr) -> bool {
         let members = self.state.lock().replica.members().to_vec();
         let same = |name: &String| yfs_rpc::names::resolve(name).is_ok_and(|other| other == addr);
         m == self.me || addr == self.rsmrpc.local_addr() || members.iter().any(|name| name != m && same(name))
