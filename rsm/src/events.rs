@@ -1,4 +1,4 @@
-//! What a replica reports to a simulator ([`rt::probe`]), in the order of `rsm.state`.
+//! What a replica reports to a simulator ([`rt::probe`]), in the order of `rsm.state`; what is on its disk, by itself.
 
 use crate::protocol::Viewstamp;
 
@@ -80,6 +80,11 @@ pub enum Event {
         as_primary: bool,
         /// The [`digest`] of the state after it.
         state: u64,
+    },
+    /// Everything up to a request is on this node's disk.
+    OnDisk {
+        /// The last request.
+        last: Viewstamp,
     },
     /// The primary answers its client OK.
     Answered {

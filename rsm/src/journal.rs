@@ -49,11 +49,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rt::probe::observe;
 use rt::sync::{Condvar, Mutex, Rank};
 use rt::thread::{JoinHandle, Node};
 use rt::time::{Instant, now};
 use yfs_paxos::DiskId;
 
+use crate::events::Event;
 use crate::protocol::Viewstamp;
 pub use aside::{Aside, clean_up, set_aside};
 use disk::{Disk, exists, read};
@@ -108,6 +110,17 @@ pub enum Item {
         /// The first view with this node alone.
         vid: u32,
     },
+}
+
+impl Item {
+    /// The last request executed, if it tells.
+    fn last(&self) -> Option<Viewstamp> {
+        match self {
+            Item::Base { last, .. } => Some(*last),
+            Item::Request { vs, .. } => Some(*vs),
+            Item::Mark { .. } | Item::StartOver { .. } => None,
+        }
+    }
 }
 
 /// Whose a file is.
@@ -501,7 +514,11 @@ impl Inner {
 
     /// Writes a batch that ends at `position`, and tells those who wait how it went.
     fn write(&self, disk: &mut Disk, batch: Vec<Item>, position: Position) -> Result<(), JournalError> {
+        let last = batch.iter().rev().find_map(Item::last);
         let written = disk.write(batch, &|| self.gets_on());
+        if let (Ok(()), Some(last)) = (&written, last) {
+            observe(|| Event::OnDisk { last });
+        }
         self.done(written, Some(position))
     }
 

@@ -122,7 +122,7 @@ pub const CANARIES: &[Canary] = &[
     canary("S9-stamp-given-again", "S9", "a stamp that not all have acknowledged is given to the next request"),
     // A view comes while an acknowledgement is on its way: diverged, out-of-turn.
     canary("S10-late-acknowledgement", "S10", "a new view doesn't drop the request that is under way"),
-    // The primary loses power between an answer and its own sync, and is the primary again: lost-acknowledged.
+    // Any request: answered-undurable.
     canary("S11-answer-before-sync", "S11", "the primary answers before the request is on its own disk"),
     // A backup that was a request ahead restarts after it has installed the primary's state: a panic, unknown-state.
     canary("S12-old-log-goes-on", "S12", "an installed state doesn't begin a new log"),
@@ -187,7 +187,7 @@ pub const CANARIES: &[Canary] = &[
     canary("mutant-newer-state-kept", "mutant", "a backup that is ahead of the primary keeps its state"),
     // The primary's second backup is slower than the first: not-replicated.
     canary("mutant-first-answer-is-enough", "mutant", "the primary executes and answers after the first backup"),
-    // A backup loses power between an acknowledgement and its sync, and is the primary next: lost-acknowledged.
+    // Any request whose last backup is slower with its disk than the primary: answered-undurable.
     canary("mutant-backup-acks-unsynced", "mutant", "a backup acknowledges a request before it is on its disk"),
     // A backup's answer is lost for more than a second: out-of-turn.
     canary("mutant-backup-executes-again", "mutant", "a backup executes a request that is sent again once more"),

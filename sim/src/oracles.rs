@@ -33,6 +33,7 @@
 //! | `diverged` | equal viewstamps, unequal states, requests or pasts | H2 |
 //! | `unknown-state` | somebody installs a state that nobody had | 8 |
 //! | `answered-unexecuted` | a client is told OK for what the primary hasn't executed | 4 |
+//! | `answered-undurable` | a client is told OK for what isn't on the disks of all members | 4, S11 |
 //! | `lost-acknowledged` | a primary serves without a request that a client was told is done | 0, 4 |
 //! | `executed-twice` | the state machine ran a request twice, in one history | H4 |
 //! | `handled-twice` | one request of a client reaches a server's handler twice | rpc |

@@ -43,6 +43,8 @@ pub(super) struct Service {
     first_view: Option<String>,
     /// Who has been in sync once and a member since, restarts included, as far as its disk may say.
     on_disk: BTreeSet<String>,
+    /// Up to where each node's disk was ever written and synced. A disk that is lost later doesn't matter.
+    durable: BTreeMap<String, Viewstamp>,
     /// The last request acknowledged, by view. All are on one way through the tree.
     acknowledged: BTreeMap<u32, Moment>,
     count: u64,
@@ -59,6 +61,7 @@ impl Service {
             served: BTreeMap::new(),
             first_view: None,
             on_disk: BTreeSet::new(),
+            durable: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             count: 0,
         }
@@ -100,6 +103,10 @@ impl Service {
                 self.on_disk.insert(node.to_owned());
             }
             return Ok(());
+        }
+        if let Event::OnDisk { last } | Event::Recovered { last, .. } = event {
+            let durable = self.durable.entry(node.to_owned()).or_default();
+            *durable = (*durable).max(*last);
         }
         let Some(replica) = self.replicas.get_mut(node) else {
             return Err(("out-of-turn", format!("{event:?} before its start")));
@@ -184,8 +191,16 @@ impl Service {
             Event::Executed { vs, request, ran, as_primary, state } => {
                 self.executes(node, *vs, *request, *ran, *as_primary, *state)
             }
+            Event::OnDisk { .. } => Ok(()),
             Event::Answered { vs } => match replica.as_primary {
-                Some((executed, moment)) if executed == *vs => self.acknowledge(moment),
+                Some((executed, moment)) if executed == *vs => {
+                    let lacks = |member: &&String| self.durable.get(*member).is_none_or(|durable| durable < vs);
+                    // A later view may be known by now, with other members.
+                    match replica.members.iter().find(|member| replica.vid == vs.vid && lacks(member)) {
+                        None => self.acknowledge(moment),
+                        Some(member) => Err(("answered-undurable", format!("{vs} isn't on the disk of {member}"))),
+                    }
+                }
                 other => Err(("answered-unexecuted", format!("{vs} is answered, executed was {other:?}"))),
             },
         }

@@ -117,6 +117,7 @@ impl Run {
 
     fn execute(&self, node: &str, vs: Viewstamp, request: u64, as_primary: bool) {
         self.see(node, &Rsm::Executed { vs, request, ran: Some(request), as_primary, state: after(vs) });
+        self.see(node, &Rsm::OnDisk { last: vs });
     }
 
     /// A request from its stamp to its answer; the first node is the primary.
@@ -726,6 +727,30 @@ fn an_answer_is_that_of_what_was_executed() {
     run.execute("c", vs(3, 1), 1, false);
     run.see("a", &Rsm::Answered { vs: vs(3, 1) });
     run.finds("answered-unexecuted");
+}
+
+#[test]
+fn what_is_answered_is_on_all_disks() {
+    for late in ["a", "c"] {
+        let run = Run::of_three();
+        run.stamp("a", vs(3, 1), 1);
+        for node in ["b", "c", "a"] {
+            let executed = Rsm::Executed {
+                vs: vs(3, 1),
+                request: 1,
+                ran: Some(1),
+                as_primary: node == "a",
+                state: after(vs(3, 1)),
+            };
+            run.see(node, &executed);
+            if node != late {
+                run.see(node, &Rsm::OnDisk { last: vs(3, 1) });
+            }
+        }
+        run.is_well();
+        run.see("a", &Rsm::Answered { vs: vs(3, 1) });
+        run.finds("answered-undurable");
+    }
 }
 
 #[test]
