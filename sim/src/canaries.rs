@@ -42,6 +42,11 @@ const fn canary(name: &'static str, row: &'static str, what: &'static str) -> Ca
     Canary { name, row, what, seeds: 1000 }
 }
 
+/// One that takes hundreds of seeds.
+const fn rare(name: &'static str, row: &'static str, what: &'static str) -> Canary {
+    Canary { seeds: 5000, ..canary(name, row, what) }
+}
+
 /// All of them.
 pub const CANARIES: &[Canary] = &[
     // A primary restarts before it is removed, waits for backups that need nothing, and removes them one by one:
@@ -94,7 +99,7 @@ pub const CANARIES: &[Canary] = &[
     // vote-forgotten.
     canary("H27-join-forgets-promises", "H27, S8", "another node's log takes the place of own promises and votes"),
     // Two threads commit views one after the other, as one that restores a log and a decide's handler: view-order, stuck.
-    canary("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
+    rare("H28-two-tell-at-once", "H28", "two threads tell the layer above of views, each of its own"),
     // Any start: false-holder.
     canary("S1-member-holds-state", "S1", "a member of a view counts as one that holds the state"),
     // A joiner dies before it has the state, and has one from an earlier membership: false-holder.
@@ -109,7 +114,7 @@ pub const CANARIES: &[Canary] = &[
     canary("S4-member-again", "S4", "a member that lost its disk is told that it is one"),
     // A member loses its disk, the new one hangs while it starts, and the others are restarted before it goes on:
     // vote-after-lost-disk.
-    canary("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view"),
+    rare("S4-blank-is-hidden", "S4", "a node that asks to be removed doesn't say that it knows no view"),
     // A round to add a node is finished by the next primary: added-by-another.
     canary("S5-inherited-add-counts", "S5", "whoever is in the view was added for its present disk"),
     // Any start: two-services.
@@ -155,10 +160,7 @@ pub const CANARIES: &[Canary] = &[
     // A proposer dies, or is cut off, after a vote for its value: wrong-proposal.
     canary("mutant-nothing-inherited", "mutant", "a proposer ignores what acceptors have accepted before"),
     // Two proposers die or are cut off, one after the other, each after votes for another value: wrong-proposal.
-    Canary {
-        seeds: 5000,
-        ..canary("mutant-lowest-inherited", "mutant", "a proposer takes over the value accepted first, not last")
-    },
+    rare("mutant-lowest-inherited", "mutant", "a proposer takes over the value accepted first, not last"),
     // A write or sync fails: answered-after-error.
     canary("mutant-disk-error-ignored", "mutant", "an error of the disk is ignored"),
     // Two proposers at once: vote-forgotten.
