@@ -229,12 +229,14 @@ pub(crate) struct Shared {
 
 struct State {
     board: Board,
+    /// Since when this node isn't the primary, as far as the threads know, and nothing was put on the board.
+    deposed: Option<Instant>,
     stopping: bool,
 }
 
 impl Hinter {
     pub(crate) fn start(node: &Node, courier: Arc<dyn Courier>) -> std::io::Result<Hinter> {
-        let state = State { board: Board::new(), stopping: false };
+        let state = State { board: Board::new(), deposed: None, stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(BOARD_RANK, state), changed: Condvar::new() });
         let spawn = |name, kind| {
             let (shared, courier) = (shared.clone(), courier.clone());
@@ -262,15 +264,19 @@ impl Shared {
         if effects.is_empty() {
             return;
         }
-        self.state.lock().board.apply(effects, rt::time::now());
+        {
+            let mut state = self.state.lock();
+            // It is the primary again, whatever a thread was told before.
+            state.deposed = None;
+            state.board.apply(effects, rt::time::now());
+        }
         self.changed.notify_all();
     }
 }
 
 /// The life of the revoker and the retryer (lab: `revoker`, `retryer`).
 fn send_hints(shared: &Arc<Shared>, kind: Kind, courier: &dyn Courier) {
-    let mut deposed: Option<Instant> = None;
-    while let Some(message) = wait_for_message(shared, kind, courier, &mut deposed) {
+    while let Some(message) = wait_for_message(shared, kind, courier) {
         // Asked again for each message (invariant 1): the last may have waited long on the board.
         if !courier.amiprimary() {
             shared.answered(&message, false);
@@ -283,12 +289,7 @@ fn send_hints(shared: &Arc<Shared>, kind: Kind, courier: &dyn Courier) {
 }
 
 /// The next message while this node is the primary; none when the thread is to end.
-fn wait_for_message(
-    shared: &Shared,
-    kind: Kind,
-    courier: &dyn Courier,
-    deposed: &mut Option<Instant>,
-) -> Option<Message> {
+fn wait_for_message(shared: &Shared, kind: Kind, courier: &dyn Courier) -> Option<Message> {
     loop {
         // Not under the lock: it takes the RSM's.
         let primary = courier.amiprimary();
@@ -298,7 +299,7 @@ fn wait_for_message(
             return None;
         }
         if primary {
-            *deposed = None;
+            state.deposed = None;
             match state.board.next(kind, now) {
                 Next::Send(message) => return Some(message),
                 Next::Wait(Some(until)) => {
@@ -307,10 +308,10 @@ fn wait_for_message(
                 Next::Wait(None) => shared.changed.wait(&mut state),
             }
         } else if state.board.is_empty() {
-            *deposed = None;
+            state.deposed = None;
             shared.changed.wait(&mut state);
         } else {
-            if now - *deposed.get_or_insert(now) >= DEPOSED {
+            if now - *state.deposed.get_or_insert(now) >= DEPOSED {
                 state.board.clear();
             }
             shared.changed.wait_until(&mut state, now + PRIMARY_POLL);

@@ -108,9 +108,11 @@ pub const OPEN: Procedure<(u64,), SessionId> = Procedure::new(0x5946_0001);
 /// A session, a number in it, the number below which the client has all answers, from there on the numbers that it has
 /// given up, a procedure, its marshalled arguments.
 pub type RequestArgs = (SessionId, u64, u64, Vec<u64>, u32, Bytes);
-/// A procedure of every state machine of ours, inside client_invoke and invoke: answers what client_invoke answers without
-/// a session. Lab nodes would abort.
-pub const REQUEST: Procedure<RequestArgs, Bytes> = Procedure::new(0x5946_0002);
+/// The session and the number in it that are answered, and what client_invoke answers without a session. Two clients may
+/// have drawn one nonce: then one may be given the other's answer.
+pub type RequestRes = (SessionId, u64, Bytes);
+/// A procedure of every state machine of ours, inside client_invoke and invoke. Lab nodes would abort.
+pub const REQUEST: Procedure<RequestArgs, RequestRes> = Procedure::new(0x5946_0002);
 
 /// Primary to backup: procedure, viewstamp, marshalled arguments.
 pub const INVOKE: Procedure<(u32, Viewstamp, Bytes), i32> = Procedure::new(0x10001);

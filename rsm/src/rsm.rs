@@ -53,7 +53,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
 const INVOKE_RANK: Rank = Rank::new(10, "rsm.invoke");
 pub(crate) const STATE_RANK: Rank = Rank::new(22, "rsm.state");
-const SINK_RANK: Rank = Rank::new(24, "rsm.sink");
+const SINK_RANK: Rank = Rank::new(21, "rsm.sink");
 const PARTS_RANK: Rank = Rank::new(23, "rsm.parts");
 
 /// Called when the node can't go on, with the reason for its operator.
@@ -188,7 +188,7 @@ pub(crate) struct State<S: StateMachine> {
     /// The answer to the last request executed as the primary; it may leave when this much is on the disk.
     answer: Option<(Viewstamp, Bytes, Position)>,
     /// What executions ask for, to be sent when this much is on the disk.
-    effects: VecDeque<(Position, Vec<S::Effect>)>,
+    pub(crate) effects: VecDeque<(Position, Vec<S::Effect>)>,
     /// How much of the journal describes this state.
     pub(crate) logged: Position,
     /// The view in which the state was in sync last, as the journal has it; 0 if it has none.
@@ -395,7 +395,7 @@ impl<S: StateMachine> Rsm<S> {
         self.0.state.lock().machine.reg(procedure, handler);
     }
 
-    /// Sets who gets the effects of executions: on the primary only, in order, with no lock held. It must not block.
+    /// Sets who gets the effects of executions: on the primary only, in order, one call at a time. It must not block.
     pub fn on_effects(&self, sink: impl Fn(Vec<S::Effect>) + Send + Sync + 'static) {
         *self.0.sink.lock() = Some(Arc::new(sink));
     }
@@ -546,9 +546,11 @@ impl<S: StateMachine> Inner<S> {
         (self.options.on_fatal)(reason);
     }
 
-    pub(crate) fn emit(&self, effects: Vec<S::Effect>) {
-        let sink = self.sink.lock().clone();
-        if let Some(sink) = sink.filter(|_| !effects.is_empty()) {
+    /// Hands out the effects that `take` finds due. One thread at a time: they stay in the order of `rsm.state`.
+    pub(crate) fn emit(&self, take: impl FnOnce(&mut State<S>) -> Vec<S::Effect>) {
+        let sink = self.sink.lock();
+        let effects = take(&mut self.state.lock());
+        if let Some(sink) = sink.as_ref().filter(|_| !effects.is_empty()) {
             sink(effects);
         }
     }

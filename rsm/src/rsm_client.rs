@@ -32,7 +32,9 @@ use yfs_rpc::names::{self, BadName};
 use yfs_rpc::{CallError, Client, Handles, Options, PollMgr, Procedure};
 
 use crate::client_session::{ClientSession, Ended, Ticket};
-use crate::protocol::{CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, OPEN, REQUEST, SessionId, SessionStatus};
+use crate::protocol::{
+    CLIENT_INVOKE, CLIENT_MEMBERS, ClientStatus, OPEN, REQUEST, RequestRes, SessionId, SessionStatus,
+};
 
 /// How long the primary may take for one try; the lab's five seconds would hide a dead one for too long.
 const INVOKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -315,11 +317,17 @@ impl RsmClient {
         let tried = send(client, REQUEST.number, args, deadline - now(), &mut call.perhaps_in_session);
         call.perhaps_executed |= call.perhaps_in_session;
         let Try::Answer(answer) = tried else { return tried };
-        match in_session::<Bytes>(&answer) {
+        match in_session::<RequestRes>(&answer) {
+            // It is another client's, which has drawn the same nonce. The next nonce is another one.
+            Some((_, Some((session, seq, _)))) if (session, seq) != (ticket.session, ticket.seq) => {
+                self.handles.forget(primary);
+                (call.perhaps_in_session, call.perhaps_executed) = (true, true);
+                Try::Elsewhere
+            }
             // One that can't be read is no result.
             Some((SessionStatus::OK, answer)) => {
                 call.is_answered = true;
-                Try::Answer(answer.unwrap_or_default())
+                Try::Answer(answer.map(|(.., answer)| answer).unwrap_or_default())
             }
             Some((SessionStatus::EXPIRED, _)) => {
                 self.session.expired(ticket.session);

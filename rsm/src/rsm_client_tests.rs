@@ -7,7 +7,7 @@ use yfs_rpc::Server;
 use yfs_rpc::marshall::UnmarshalError;
 
 use super::*;
-use crate::protocol::RequestArgs;
+use crate::protocol::{RequestArgs, RequestRes};
 use crate::state_machine::{Machine, StateMachine};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,6 +38,8 @@ struct Node {
     heard: Vec<(u32, Bytes)>,
     /// How many requests in sessions it executes without an answer that says so.
     mute: usize,
+    /// How many requests in sessions it answers as those of another client, and doesn't execute.
+    mistaken: usize,
     /// What it goes back to after that.
     older: Option<Vec<u8>>,
 }
@@ -57,11 +59,19 @@ fn node() -> (Server, Arc<Mutex<Node>>, RsmClient) {
         numbers.0.push(n);
         (0, Bytes(vec![0; (2 << 20) - 64]))
     });
-    let node = Node { machine, heard: Vec::new(), mute: 0, older: None };
+    let node = Node { machine, heard: Vec::new(), mute: 0, mistaken: 0, older: None };
     let node = Arc::new(Mutex::new(Rank::new(65_000, "test.node"), node));
     let of_calls = node.clone();
     server.reg(CLIENT_INVOKE, move |procedure: u32, args: Bytes| {
         let mut node = of_calls.lock();
+        if procedure == REQUEST.number && node.mistaken > 0 {
+            node.mistaken -= 1;
+            let (mut session, seq, ..) = decode::<RequestArgs>(&args.0).unwrap();
+            session.owner ^= node.mistaken as u64;
+            let reply = Bytes(encode(&(0, Bytes(encode(&1000_u64)))));
+            let of_another = (session, seq + u64::from(node.mistaken == 0), reply);
+            return (ClientStatus::OK, crate::state_machine::answer(SessionStatus::OK as i32, &of_another));
+        }
         let (answer, _) = node.machine.execute(procedure, &args.0);
         node.heard.push((procedure, args));
         if procedure == REQUEST.number && node.mute > 0 {
@@ -83,6 +93,18 @@ fn node() -> (Server, Arc<Mutex<Node>>, RsmClient) {
 
 fn append(client: &RsmClient, n: u64) -> Result<(i32, u64), RsmClientError> {
     client.call(APPEND, (n,), PATIENCE)
+}
+
+/// Two clients draw one nonce about once in four billion times: the node takes their requests for copies.
+#[test]
+fn h04_the_answer_to_another_client_is_none() {
+    let (server, node, client) = node();
+    assert_eq!(append(&client, 0), Ok((0, 1)));
+    node.lock().mistaken = 2;
+    assert_eq!(append(&client, 1), Ok((0, 2)));
+    assert_eq!(node.lock().mistaken, 0);
+    assert_eq!(node.lock().machine.state.0, [0, 1]);
+    assert!(server.shutdown());
 }
 
 /// An operator starts over from a node that had none of it.
@@ -109,7 +131,7 @@ fn h04_a_session_never_has_the_id_of_one_that_is_lost() {
         let (session, ..) = decode::<RequestArgs>(&args.0).unwrap();
         assert_eq!(session, late.session);
         let (answer, ran) = node.lock().machine.execute(procedure, &args.0);
-        let expired = in_session::<Bytes>(&answer).is_some_and(|(status, _)| status == SessionStatus::EXPIRED);
+        let expired = in_session::<RequestRes>(&answer).is_some_and(|(status, _)| status == SessionStatus::EXPIRED);
         assert!(!ran && expired);
     }
     for n in 11..15 {

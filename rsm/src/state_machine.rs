@@ -143,15 +143,16 @@ impl<S: StateMachine> Machine<S> {
             return self.run(procedure, args);
         }
         let Ok(request) = Request::read(args) else { return (unreadable(), false) };
+        let answer = |status, reply: &Bytes| answer(status as i32, &(request.session, request.seq, reply));
         match self.sessions.begin(&request) {
             Turn::Execute => {
                 let (reply, ran) = self.run(request.procedure, request.args);
-                let answer = answer(SessionStatus::OK as i32, &reply);
+                let answer = answer(SessionStatus::OK, &reply);
                 self.sessions.executed(request.session, request.seq, reply);
                 (answer, ran)
             }
-            Turn::Again(reply) => (answer(SessionStatus::OK as i32, &reply), false),
-            Turn::Refuse(status) => (answer(status as i32, &Bytes::default()), false),
+            Turn::Again(reply) => (answer(SessionStatus::OK, &reply), false),
+            Turn::Refuse(status) => (answer(status, &Bytes::default()), false),
         }
     }
 

@@ -12,7 +12,7 @@ use common::{APPEND, Cluster, DEADLINE, append, wait_until};
 use rt::sync::{Mutex, Rank};
 use yfs_rpc::marshall::{Bytes, Unmarshal, decode, encode};
 use yfs_rpc::{Client, Procedure};
-use yfs_rsm::protocol::{CLIENT_INVOKE, ClientStatus, OPEN, REQUEST, SessionId, SessionStatus};
+use yfs_rsm::protocol::{CLIENT_INVOKE, ClientStatus, OPEN, REQUEST, RequestRes, SessionId, SessionStatus};
 use yfs_rsm::{Options, Rsm, RsmClientError};
 
 const THREADS: u64 = 8;
@@ -145,7 +145,9 @@ fn invoke<R: Unmarshal>(client: &Client, procedure: u32, args: &[u8]) -> (i32, R
 
 fn in_session(client: &Client, session: SessionId, seq: u64, n: u64) -> (i32, Bytes) {
     let args = encode(&(session, seq, 0_u64, Vec::<u64>::new(), APPEND.number, Bytes(encode(&(n,)))));
-    invoke(client, REQUEST.number, &args)
+    let (status, (of, number, reply)) = invoke::<RequestRes>(client, REQUEST.number, &args);
+    assert_eq!((of, number), (session, seq));
+    (status, reply)
 }
 
 fn to(cluster: &Cluster, at: usize) -> Client {

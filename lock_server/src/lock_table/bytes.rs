@@ -18,6 +18,8 @@ use crate::lock_protocol::{ClientId, LockId};
 
 const MAGIC: u32 = u32::from_be_bytes(*b"YFSL");
 const VERSION: u32 = 1;
+/// Nothing is ever counted so far.
+const MAX_CLOCK: u64 = u64::MAX >> 1;
 
 const OWNER: u8 = 0;
 const WAITING: u8 = 1;
@@ -86,6 +88,9 @@ impl LockTable {
         }
         let mut table = LockTable::with_limits(self.limits);
         table.clock = input.read()?;
+        if table.clock > MAX_CLOCK {
+            return Err(StateError::Damaged("more than anybody counts"));
+        }
         let locks = input.read::<u64>()?;
         for _ in 0..locks {
             let id: LockId = input.read()?;

@@ -355,6 +355,8 @@ fn foreign_and_damaged_states_change_nothing() {
     refused(b"YFSL\0\0\0\x01\0\0", short);
     let mut counts = b"YFSL\0\0\0\x01".to_vec();
     counts.extend([0xff; 16]);
+    refused(&counts, StateError::Damaged("more than anybody counts"));
+    counts[8] = 0;
     refused(&counts, short);
     refused(&[&before[..], b"!"].concat(), StateError::Unreadable(yfs_rpc::marshall::UnmarshalError::Surplus(1)));
     for cut in 0..before.len() {

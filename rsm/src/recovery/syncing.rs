@@ -41,7 +41,7 @@ impl<S: StateMachine> Inner<S> {
         if !self.await_disk(logged, vid_insync) || !self.has_asked_the_others(vid_insync) {
             return false;
         }
-        let due = {
+        {
             let mut state = self.state.lock();
             if state.replica.vid() != vid_insync || state.stopping || !state.replica.holds_state() {
                 return false;
@@ -75,22 +75,25 @@ impl<S: StateMachine> Inner<S> {
                     deadline = now() + SYNC_PATIENCE;
                 }
             }
-            drop(state);
-            let Some(lab_backups) = self.has_lab_backups(vid_insync) else { return false };
-            state = self.state.lock();
+        }
+        let Some(lab_backups) = self.has_lab_backups(vid_insync) else { return false };
+        let mut serves = false;
+        self.emit(|state| {
             if state.replica.vid() != vid_insync || state.stopping || !state.replica.holds_state() {
-                return false;
+                return Vec::new();
             }
+            serves = true;
             state.lab_backups = lab_backups;
             state.replica.end_view_change();
             observe(|| Event::Serving { vid: vid_insync });
             tracing::debug!(node = %self.me, vid = vid_insync, "serving");
+            // The last primary may have died before it sent them. They come before those of any request that is served now,
+            // and instead of those from before.
+            state.effects.clear();
             if rt::probe::weakened("H12-nothing-due") { Vec::new() } else { state.machine.state.due() }
-        };
+        });
         self.sync_cond.notify_all();
-        // The last primary may have died before it sent them.
-        self.emit(due);
-        true
+        serves
     }
 
     /// Whether any backup of view `vid` is of the lab, once all have answered. `None`: the view has changed, or the node

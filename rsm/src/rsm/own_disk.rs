@@ -184,13 +184,12 @@ impl<S: StateMachine> Inner<S> {
 
     /// So much of the journal is on the disk.
     fn synced(&self, position: Position) {
-        let mut due = Vec::new();
-        {
-            let mut state = self.state.lock();
+        self.emit(|state| {
+            let mut due = Vec::new();
             while state.effects.front().is_some_and(|(at, _)| *at <= position) {
                 due.extend(state.effects.pop_front().into_iter().flat_map(|(_, effects)| effects));
             }
-        }
-        self.emit(due);
+            due
+        });
     }
 }
