@@ -133,8 +133,8 @@ impl<S: StateMachine> Inner<S> {
                         tries = 0;
                     } else {
                         tries += 1;
-                        // After 1, 2, 4, 8 ... tries.
-                        if u32::is_power_of_two(tries) {
+                        // After 4, 8, 16 ... tries: nodes that are started together wait for each other a moment.
+                        if tries >= 4 && u32::is_power_of_two(tries) {
                             tracing::warn!(node = %self.me, first = %self.first, tries, "can't join yet: no primary \
                                 that admits this node was found; still trying");
                         }

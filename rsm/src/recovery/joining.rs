@@ -170,7 +170,7 @@ impl<S: StateMachine> Inner<S> {
         let log = match client.call(JOINREQ, (self.me.clone(), last), JOIN_TIMEOUT) {
             Ok((status, Bytes(log))) if status == RsmStatus::OK as i32 => log,
             Ok((status, _)) => {
-                tracing::info!(node = %self.me, primary = m, status, "join: not now");
+                tracing::info!(node = %self.me, primary = m, status = ?RsmStatus::from_wire(status), "join: not now");
                 return false;
             }
             Err(error) => {
